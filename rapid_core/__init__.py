@@ -1,0 +1,22 @@
+"""Token reduction for timm Vision Transformers, without retraining: RAPID and ToMe.
+
+>>> fast = rapid_core.patch(model, r=11)  # shares the weights; `model` stays as it was
+>>> logits = fast(images)
+"""
+
+from rapid_core.cost import macs
+from rapid_core.errors import InvalidScheduleError, RapidError, UnsupportedModelError
+from rapid_core.methods import METHODS
+from rapid_core.patch import patch
+from rapid_core.schedule import removed_per_block, token_counts
+
+__all__ = [
+    "METHODS",
+    "InvalidScheduleError",
+    "RapidError",
+    "UnsupportedModelError",
+    "macs",
+    "patch",
+    "removed_per_block",
+    "token_counts",
+]

@@ -1,0 +1,88 @@
+"""One attention pass that keeps what the token reduction wants to know of it."""
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from rapid_core.vit import Attention
+
+
+class AttentionPass(NamedTuple):
+    """The result of one attention layer, and what it was computed from."""
+
+    output: Tensor
+    """(B, N, C), after the output projection."""
+    queries: Tensor
+    """(B, H, N, D), after `q_norm`."""
+    keys: Tensor
+    """(B, H, N, D), after `k_norm`."""
+    size_bias: Tensor | None
+    """(B, 1, 1, N), what was added to the attention logits; None for nothing."""
+    scale: float
+    """what the logits were multiplied by, 1 / sqrt(D)."""
+
+
+def size_bias(size: Tensor) -> Tensor:
+    """Attention bias that gives a token standing for s patches s votes.
+
+    Args:
+        size: (B, N, 1), >= 1.
+
+    Returns:
+        (B, 1, 1, N), to be added to (B, H, N, N) attention logits.
+
+    Source: Bolya et al. 2023 (Token Merging), Eq. 1, the ``+ log s`` term.
+    """
+    return size.log().transpose(1, 2)[:, None]
+
+
+def attend(attn: Attention, x: Tensor, size: Tensor | None) -> AttentionPass:
+    """Run a timm `Attention` layer with proportional attention.
+
+    Args:
+        attn: the layer; all its own parts are used.
+        x: (B, N, C), normalised tokens.
+        size: (B, N, 1), patches that each token stands for; None: one each, and no bias.
+    """
+    B, N, _ = x.shape
+    qkv = attn.qkv(x).reshape(B, N, 3, attn.num_heads, attn.head_dim)
+    queries, keys, values = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    queries, keys = attn.q_norm(queries), attn.k_norm(keys)
+    bias = None if size is None else size_bias(size).to(queries.dtype)
+    mixed = F.scaled_dot_product_attention(
+        queries,
+        keys,
+        values,
+        attn_mask=bias,
+        dropout_p=attn.attn_drop.p if attn.training else 0.0,
+        scale=attn.scale,
+    )
+    mixed = mixed.transpose(1, 2).reshape(B, N, attn.num_heads * attn.head_dim)
+    output = attn.proj_drop(attn.proj(attn.norm(mixed)))
+    return AttentionPass(output, queries, keys, bias, attn.scale)
+
+
+def cls_attention(attention: AttentionPass) -> Tensor:
+    """Attention that the CLS token pays to every token, averaged over heads: (B, N).
+
+    Softmax probabilities, size bias included. Only the CLS row is computed, one query, so the
+    (B, H, N, N) matrix is never built.
+    """
+    return _probabilities(attention, attention.queries[:, :, :1]).mean(dim=1)[:, 0]
+
+
+def attention_received(attention: AttentionPass) -> Tensor:
+    """Attention that every token gets, averaged over heads and queries: (B, N).
+
+    It stands in for the CLS attention in models without a CLS token.
+    """
+    return _probabilities(attention, attention.queries).mean(dim=(1, 2))
+
+
+def _probabilities(attention: AttentionPass, queries: Tensor) -> Tensor:
+    """Softmax probabilities (B, H, Q, N) of some queries (B, H, Q, D) over all keys."""
+    logits = (queries * attention.scale) @ attention.keys.transpose(-2, -1)
+    if attention.size_bias is not None:
+        logits = logits + attention.size_bias
+    return logits.softmax(dim=-1)

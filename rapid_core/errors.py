@@ -1,0 +1,18 @@
+"""What can go wrong when a model is patched.
+
+RapidError                  anything this library refuses
+├── UnsupportedModelError   the model has a part whose result cannot be reproduced
+└── InvalidScheduleError    r, method or one of its options is not a possible reduction
+"""
+
+
+class RapidError(ValueError):
+    """Anything that `rapid_core` refuses; the message says what is allowed."""
+
+
+class UnsupportedModelError(RapidError):
+    """The model has a part whose result cannot be reproduced; the message names it."""
+
+
+class InvalidScheduleError(RapidError):
+    """`r`, the method or one of the method's options is not a possible reduction."""

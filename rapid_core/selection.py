@@ -1,0 +1,105 @@
+"""From scores to index plans: which tokens stay, which go, and where to.
+
+After a reduction the tokens stand in this order: prefix tokens, the sources that stay, in order,
+then all destinations, in order. So the next block's split into odd and even is well defined.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class PrunePlan(NamedTuple):
+    """Drop every token that is not kept."""
+
+    keep_idx: Tensor
+    """(B, N - R), the tokens that stay, in their new order."""
+
+
+class MergePlan(NamedTuple):
+    """Move some tokens into others."""
+
+    keep_idx: Tensor
+    """(B, N - R), the tokens that stay, in their new order."""
+    src_idx: Tensor
+    """(B, R), the tokens that are merged away; positions among the N old tokens."""
+    dst_idx: Tensor
+    """(B, R), where each of them goes; positions among the N - R kept tokens."""
+
+
+Plan = PrunePlan | MergePlan
+
+
+def plan_prune(
+    score: Tensor,
+    tie_break: Tensor,
+    *,
+    num_removed: int,
+    num_tokens: int,
+    num_prefix_tokens: int,
+) -> PrunePlan:
+    """Drop the sources with the highest score.
+
+    Args:
+        score: (B, S), of every source.
+        tie_break: (B, S), decides between equal scores, higher first; then the lower index goes.
+        num_removed: R, at most S.
+        num_tokens: N, prefix tokens included.
+        num_prefix_tokens: P.
+    """
+    by_tie_break = tie_break.sort(dim=-1, descending=True, stable=True).indices
+    by_score = score.gather(-1, by_tie_break).sort(dim=-1, descending=True, stable=True).indices
+    order = by_tie_break.gather(-1, by_score)
+    return PrunePlan(_kept(order[:, num_removed:], num_tokens, num_prefix_tokens))
+
+
+def plan_merge(
+    score: Tensor,
+    destination: Tensor,
+    *,
+    num_removed: int,
+    num_tokens: int,
+    num_prefix_tokens: int,
+) -> MergePlan:
+    """Merge the sources with the highest score, each into its own destination.
+
+    Args:
+        score: (B, S), of every source; of equal ones the lower index is merged first.
+        destination: (B, S), number of each source's destination, in 0 ... T - 1.
+        num_removed: R, at most S.
+        num_tokens: N, prefix tokens included.
+        num_prefix_tokens: P.
+
+    Source: Bolya et al. 2023 (Token Merging), section 3, bipartite soft matching.
+    """
+    order = score.sort(dim=-1, descending=True, stable=True).indices
+    merged = order[:, :num_removed]
+    keep_idx = _kept(order[:, num_removed:], num_tokens, num_prefix_tokens)
+    num_destinations = num_tokens - num_prefix_tokens - score.shape[1]
+    first_destination = num_tokens - num_removed - num_destinations
+    return MergePlan(
+        keep_idx=keep_idx,
+        src_idx=num_prefix_tokens + 1 + 2 * merged,
+        dst_idx=first_destination + destination.gather(-1, merged),
+    )
+
+
+def _kept(unreduced: Tensor, num_tokens: int, num_prefix_tokens: int) -> Tensor:
+    """Old positions of the survivors, in their new order.
+
+    Args:
+        unreduced: (B, S - R), numbers of the sources that stay, in any order.
+        num_tokens: N.
+        num_prefix_tokens: P.
+    """
+    B = unreduced.shape[0]
+    position = torch.arange(num_tokens, device=unreduced.device).expand(B, -1)
+    return torch.cat(
+        [
+            position[:, :num_prefix_tokens],
+            num_prefix_tokens + 1 + 2 * unreduced.sort(dim=-1).values,
+            position[:, num_prefix_tokens::2],
+        ],
+        dim=1,
+    )

@@ -1,0 +1,48 @@
+"""How much may be inside at a time. Whoever comes next is refused at once, before any work."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from service.errors import OverloadedError
+
+
+class Admission:
+    """Counts the images and body bytes inside the service. Used from the event loop only."""
+
+    def __init__(
+        self, *, max_images: int, max_bytes: int, retry_after_s: Callable[[], int]
+    ) -> None:
+        """Set the limits, and who says when a refused client should come again."""
+        self._max_images = max_images
+        self._max_bytes = max_bytes
+        self._retry_after_s = retry_after_s
+        self.num_images = 0
+        self.num_bytes = 0
+
+    @contextmanager
+    def enter(self, *, num_images: int = 0, num_bytes: int = 0) -> Iterator[None]:
+        """Hold a place for as long as the context lasts.
+
+        Raises:
+            OverloadedError: not enough room. A single request that is larger than the limit is
+                let in while nothing else is inside, so it is never refused for ever.
+        """
+        if self._is_over(self.num_images, num_images, self._max_images) or self._is_over(
+            self.num_bytes, num_bytes, self._max_bytes
+        ):
+            raise OverloadedError(
+                f"the service is full ({self.num_images} images, {self.num_bytes} bytes inside); "
+                "try again later",
+                self._retry_after_s(),
+            )
+        self.num_images += num_images
+        self.num_bytes += num_bytes
+        try:
+            yield
+        finally:
+            self.num_images -= num_images
+            self.num_bytes -= num_bytes
+
+    @staticmethod
+    def _is_over(inside: int, wanted: int, limit: int) -> bool:
+        return wanted > 0 and inside > 0 and inside + wanted > limit

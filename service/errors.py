@@ -1,0 +1,95 @@
+"""Everything that can go wrong with a request, each with a stable code. No HTTP here.
+
+ServiceError
+├── InvalidRequestError     the body is not what its content type promises
+├── ImageRejectedError      the bytes are no readable image
+├── TooLargeError           more bytes, pixels or images than allowed
+├── UnsupportedMediaError   the content type is not one that can hold an image
+├── InvalidParameterError   well-formed, but outside what is allowed
+├── ModelNotFoundError      no loaded model has this name
+├── OverloadedError         no place inside; trying again later will work
+├── NotReadyError           loading or draining
+├── DeadlineExceededError   not answered in time
+└── InferenceError          the model failed; not the client's fault
+"""
+
+
+class ServiceError(Exception):
+    """A request that cannot be answered; the message says what is allowed instead."""
+
+    code = "internal"
+    retry_after_s: int | None = None
+
+
+class InvalidRequestError(ServiceError):
+    """The body is not what its content type promises."""
+
+    code = "invalid_request"
+
+
+class ImageRejectedError(ServiceError):
+    """The bytes are no readable image."""
+
+    code = "invalid_image"
+
+
+class TooLargeError(ServiceError):
+    """More bytes, pixels or images than allowed."""
+
+    code = "too_large"
+
+
+class UnsupportedMediaError(ServiceError):
+    """The content type is not one that can hold an image."""
+
+    code = "unsupported_media_type"
+
+
+class InvalidParameterError(ServiceError):
+    """A parameter is well-formed, but outside what is allowed."""
+
+    code = "invalid_parameter"
+
+
+class ModelNotFoundError(ServiceError):
+    """No loaded model has this name."""
+
+    code = "model_not_found"
+
+
+class OverloadedError(ServiceError):
+    """As much work is waiting as is allowed; trying again later will work."""
+
+    code = "overloaded"
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        """Say when trying again makes sense, in whole seconds."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class NotReadyError(ServiceError):
+    """The models are still loading, or the service is shutting down."""
+
+    code = "not_ready"
+    retry_after_s = 5
+
+
+class DeadlineExceededError(ServiceError):
+    """The answer was not there in time."""
+
+    code = "deadline_exceeded"
+
+
+class InferenceError(ServiceError):
+    """The model could not compute an answer."""
+
+    code = "inference_failed"
+
+
+class ModelLoadError(Exception):
+    """A configured model cannot be served; the service does not start."""
+
+
+class SettingsError(Exception):
+    """A setting is misspelt or out of range; the service does not start."""

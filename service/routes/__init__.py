@@ -1,0 +1,1 @@
+"""HTTP: paths, bodies, statuses. Nothing below this folder knows HTTP."""

@@ -1,0 +1,92 @@
+"""Errors as problem documents (RFC 9457). The one table from error to status."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from service import errors
+from service.errors import ServiceError
+from service.schemas import Problem
+
+STATUS: dict[type[ServiceError], int] = {
+    errors.InvalidRequestError: 400,
+    errors.ImageRejectedError: 400,
+    errors.ModelNotFoundError: 404,
+    errors.TooLargeError: 413,
+    errors.UnsupportedMediaError: 415,
+    errors.InvalidParameterError: 422,
+    errors.OverloadedError: 429,
+    errors.InferenceError: 500,
+    errors.NotReadyError: 503,
+    errors.DeadlineExceededError: 504,
+}
+
+MEDIA_TYPE = "application/problem+json"
+
+
+def problem(request: Request, error: ServiceError) -> Problem:
+    """Describe an error to the client."""
+    return _problem(request, STATUS[type(error)], str(error), error.code)
+
+
+def problem_response(request: Request, error: ServiceError) -> JSONResponse:
+    """Answer a request with an error."""
+    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    return _response(problem(request, error), headers)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, object]]:
+    """What `/openapi.json` says of these statuses."""
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status in statuses
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of the app a problem document."""
+
+    @app.exception_handler(ServiceError)
+    async def _(request: Request, exc: ServiceError) -> JSONResponse:
+        return problem_response(request, exc)
+
+    @app.exception_handler(HTTPException)
+    async def _(request: Request, exc: HTTPException) -> JSONResponse:
+        code = HTTPStatus(exc.status_code).phrase.lower().replace(" ", "_")
+        detail = f"{request.method} {request.url.path}: {exc.detail}"
+        return _response(_problem(request, exc.status_code, detail, code), exc.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def _(request: Request, exc: RequestValidationError) -> JSONResponse:
+        detail = "; ".join(f"{error['loc'][-1]}: {error['msg']}" for error in exc.errors())
+        return problem_response(request, errors.InvalidParameterError(detail))
+
+    @app.exception_handler(Exception)
+    async def _(request: Request, _: Exception) -> JSONResponse:
+        detail = "an unexpected error; it was logged under the request id"
+        return _response(_problem(request, 500, detail, "internal"), None)
+
+
+def _problem(request: Request, status: int, detail: str, code: str) -> Problem:
+    return Problem(
+        type="about:blank",
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        instance=request.url.path,
+        code=code,
+        request_id=request.state.request_id,
+    )
+
+
+def _response(problem: Problem, headers: Mapping[str, str] | None) -> JSONResponse:
+    return JSONResponse(
+        problem.model_dump(), problem.status, headers=headers, media_type=MEDIA_TYPE
+    )

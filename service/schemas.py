@@ -1,0 +1,132 @@
+"""The JSON that goes in and out."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.tiers import Tier
+
+
+class ClassifyParameters(BaseModel):
+    """What a request may choose: as query string, form fields or JSON members."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str | None = Field(None, description="Name of a loaded model; default: the first one.")
+    r: int | None = Field(
+        None,
+        json_schema_extra={"minimum": 0},
+        description="Tokens to remove in every block, 0 ... half of the model's patches. "
+        "Excludes `tier`.",
+    )
+    tier: Tier | None = Field(
+        None, description="How much of the network's work to do, from `exact` to `extreme`."
+    )
+    method: str = Field("rapid", description="Token-reduction method: `rapid` or `tome`.")
+    top_k: int = Field(5, ge=1, description="Number of labels, 1 ... the number of classes.")
+    deadline_ms: float | None = Field(
+        None, gt=0, le=3_600_000, description="Answer within this time or get 504."
+    )
+
+
+class ImageJson(ClassifyParameters):
+    """A JSON request: one image and the parameters."""
+
+    image: str = Field(description="The image file in base64, or as a data URI.")
+
+
+class Prediction(BaseModel):
+    """One label."""
+
+    label: str
+    index: int
+    probability: Annotated[float, Field(ge=0, le=1)]
+
+
+class TokenCount(BaseModel):
+    """Tokens before the first block and after the last."""
+
+    input: int
+    output: int
+
+
+class Timing(BaseModel):
+    """Where the time went, in milliseconds."""
+
+    decode: float
+    queue: float
+    inference: float
+    total: float
+
+
+class ClassifyResponse(BaseModel):
+    """The answer for one image."""
+
+    model: str
+    method: str
+    tier: str | None = Field(description="null where the request named r itself")
+    r: int | None = Field(description="null where the schedule is not constant")
+    schedule: list[int] = Field(description="tokens that each block removed")
+    tokens: TokenCount
+    predictions: list[Prediction]
+    macs_ratio: float = Field(description="multiply-adds, as a share of the unreduced model's")
+    timing_ms: Timing
+    batch_size: int = Field(description="images that shared the batch")
+    request_id: str
+
+
+class Problem(BaseModel):
+    """An error, RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    request_id: str
+
+
+class ClassifyManyResponse(BaseModel):
+    """The answers for several images of one request, in their order."""
+
+    results: list[ClassifyResponse | Problem]
+
+
+class TierInfo(BaseModel):
+    """What a tier means for one model."""
+
+    tier: str
+    method: str
+    r: int | None
+    schedule: list[int]
+    tokens: TokenCount
+    gmacs: float
+    macs_ratio: float
+
+
+class ModelInfo(BaseModel):
+    """One loaded model."""
+
+    name: str
+    architecture: str
+    input_size: list[int] = Field(description="channels, height, width")
+    num_classes: int
+    num_tokens: int
+    num_blocks: int
+    max_r: int
+    methods: list[str]
+    default_tier: str
+    tiers: list[TierInfo]
+
+
+class ModelList(BaseModel):
+    """All loaded models; the first is the default."""
+
+    models: list[ModelInfo]
+
+
+class Health(BaseModel):
+    """Whether the service is alive or ready."""
+
+    status: str

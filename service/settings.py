@@ -1,0 +1,99 @@
+"""Every setting, read once from the environment and checked at start."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from service.errors import SettingsError
+from service.tiers import TIERS, Tier
+
+PREFIX = "RAPID_"
+MEBIBYTE = 1024 * 1024
+CommaSeparated = Annotated[tuple[str, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """The settings; each is the environment variable `RAPID_` + its name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+
+    models: CommaSeparated = Field(
+        ("everyday-vit-s14",),
+        min_length=1,
+        description="models to serve, separated by commas; the first is the default. Each a "
+        "bundled model, a folder in timm's format, or a timm name (downloaded); `name=` in front "
+        "gives it another name",
+    )
+    host: str = Field("127.0.0.1", description="address to listen on; `0.0.0.0` for all")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 for any free one")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu`, `cuda`, `cuda:1`"
+    )
+    num_threads: int = Field(
+        0, ge=0, description="threads that compute on the CPU; 0: one per core"
+    )
+    decode_threads: int = Field(0, ge=0, description="threads that decode images; 0: one per core")
+    default_tier: Tier = Field(
+        "balanced", description="tier of a request that names neither `tier` nor `r`"
+    )
+    warmup_tiers: Annotated[tuple[Tier, ...], NoDecode] = Field(
+        TIERS, description="tiers to run once before the service is ready, separated by commas"
+    )
+    max_batch_size: int = Field(8, ge=1, le=1024, description="most images in one batch")
+    max_queue_images: int = Field(
+        128, ge=1, description="most images inside (decoding, waiting, computing); more are refused"
+    )
+    max_queue_bytes: int = Field(
+        256 * MEBIBYTE, ge=1, description="most bytes of request bodies inside; more are refused"
+    )
+    max_body_bytes: int = Field(32 * MEBIBYTE, ge=1, description="most bytes of one request body")
+    max_pixels: int = Field(
+        50_000_000, ge=1, description="most pixels of one image, before and after resizing"
+    )
+    max_images_per_request: int = Field(
+        16, ge=1, description="most images in one multipart request"
+    )
+    deadline_ms: float = Field(
+        30_000, gt=0, le=3_600_000, description="a request not answered by then gets 504"
+    )
+    drain_timeout_s: int = Field(
+        30, ge=0, description="longest time to finish accepted work after SIGTERM"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="`debug`, `info`, `warning` or `error`"
+    )
+
+    @field_validator("models", "warmup_tiers", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
+        """Read and check all settings.
+
+        Raises:
+            SettingsError: a `RAPID_` variable is unknown (pydantic-settings would ignore it), or
+                a value is not allowed.
+        """
+        known = [PREFIX + name.upper() for name in cls.model_fields]
+        for name in os.environ if environment is None else environment:
+            if name.upper().startswith(PREFIX) and name.upper() not in known:
+                nearest = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.0)[0]
+                raise SettingsError(f"{name} is not a setting; did you mean {nearest}?")
+        try:
+            return cls()
+        except ValidationError as exc:
+            raise SettingsError(
+                "; ".join(
+                    f"{PREFIX}{str(error['loc'][0]).upper()}: {error['msg']}, "
+                    f"not {error['input']!r}"
+                    for error in exc.errors()
+                )
+            ) from exc

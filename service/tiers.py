@@ -1,0 +1,75 @@
+"""Tier name or r -> the reduction that will run. The one place that knows what a tier means."""
+
+from typing import Literal, NamedTuple, get_args
+
+from service.errors import InvalidParameterError
+
+Tier = Literal["exact", "high", "balanced", "fast", "turbo", "extreme"]
+TIERS: tuple[Tier, ...] = get_args(Tier)
+
+TIER_R: dict[Tier, int] = {
+    "exact": 0,
+    "high": 8,
+    "balanced": 11,
+    "fast": 14,
+    "turbo": 17,
+    "extreme": 20,
+}
+"""r per tier for 196 patches and 12 blocks, from the most accurate to the fastest."""
+
+REFERENCE_PATCHES = 196
+REFERENCE_BLOCKS = 12
+
+
+class Reduction(NamedTuple):
+    """What a request gets."""
+
+    method: str
+    r: int
+    """tokens to remove in every block."""
+    tier: Tier | None
+    """None where the request named r itself."""
+
+
+class ReductionRange(NamedTuple):
+    """What a model can be asked for."""
+
+    methods: tuple[str, ...]
+    num_patches: int
+    num_blocks: int
+    max_r: int
+    """half of the patches: more cannot go in one block."""
+
+
+def tier_r(tier: Tier, limits: ReductionRange) -> int:
+    """The constant r of a tier for one model.
+
+    The r of a 12-block model with 196 patches, scaled so that the same share of the tokens goes:
+    times patches / 196, times 12 / blocks.
+    """
+    scale = limits.num_patches / REFERENCE_PATCHES * REFERENCE_BLOCKS / limits.num_blocks
+    return min(round(TIER_R[tier] * scale), limits.max_r)
+
+
+def resolve(
+    limits: ReductionRange, *, r: int | None, tier: Tier | None, method: str, default_tier: Tier
+) -> Reduction:
+    """Decide the reduction of one request.
+
+    Raises:
+        InvalidParameterError: both r and tier, an unknown method, or r out of range.
+    """
+    if method not in limits.methods:
+        raise InvalidParameterError(
+            f"method {method!r} is unknown; allowed: {', '.join(limits.methods)}"
+        )
+    if r is not None and tier is not None:
+        raise InvalidParameterError("r and tier exclude each other; give one of them")
+    if r is not None:
+        if not 0 <= r <= limits.max_r:
+            raise InvalidParameterError(
+                f"r = {r} is out of range; allowed for this model: 0 ... {limits.max_r}"
+            )
+        return Reduction(method, r, None)
+    tier = tier or default_tier
+    return Reduction(method, tier_r(tier, limits), tier)

@@ -1,0 +1,125 @@
+"""The one door to timm: import it, create models, read their labels and transforms."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from service.errors import ModelLoadError
+
+
+def _register_missing_operators() -> torch.library.Library:
+    """Declare the two torchvision operators without which its Python part cannot be imported.
+
+    A torchvision wheel built for another torch (a CPU build, say) cannot load its compiled
+    operators, and then `import torchvision`, and so `import timm`, fails while it describes them.
+    Declaring the schemas is enough: timm never calls them.
+    """
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
+    return library
+
+
+try:
+    import torchvision  # noqa: F401 - only to see whether it can be imported
+except RuntimeError:
+    _operators = _register_missing_operators()  # kept alive: the schemas go when it goes
+
+import timm  # noqa: E402
+from timm.data import (  # noqa: E402
+    ImageNetInfo,
+    create_transform,
+    infer_imagenet_subset,
+    resolve_model_data_config,
+)
+
+BUNDLED_MODELS = Path(__file__).parent / "assets"
+
+
+class LoadedModel(NamedTuple):
+    """A classifier and what belongs to it."""
+
+    module: Any
+    """a timm VisionTransformer, in evaluation mode, float32, on the CPU."""
+    architecture: str
+    """timm's name of it."""
+    labels: tuple[str, ...]
+    """one per class."""
+    input_size: tuple[int, int, int]
+    """channels, height and width of one image."""
+    transform: Callable[[Image.Image], Tensor]
+    """timm's own evaluation transform: RGB image -> (3, H, W)."""
+    resize_side: int
+    """length in pixels that the transform gives the image's shorter side before it crops."""
+
+
+def is_local(spec: str) -> bool:
+    """Whether a model is named by a folder rather than by a name."""
+    return os.sep in spec or Path(spec).is_dir()
+
+
+def load(spec: str) -> LoadedModel:
+    """Load a model with its labels and its evaluation transform.
+
+    Args:
+        spec: a bundled model's name, a folder with `config.json` and `model.safetensors` in timm's
+            format, or a timm name such as `deit_small_patch16_224.fb_in1k`, which is downloaded.
+
+    Raises:
+        ModelLoadError: not found, not reachable, or not a classifier.
+    """
+    try:
+        module = timm.create_model(_source(spec), pretrained=True).eval()
+    except ModelLoadError:
+        raise
+    except Exception as exc:
+        raise ModelLoadError(f"cannot load the model {spec!r}: {exc}") from exc
+    if not module.num_classes:
+        raise ModelLoadError(f"{spec!r} has no classifier head, so it cannot name what it sees")
+    config = resolve_model_data_config(module)
+    return LoadedModel(
+        module=module,
+        architecture=module.pretrained_cfg.get("architecture") or spec,
+        labels=_labels(module),
+        input_size=tuple(config["input_size"]),
+        transform=create_transform(**config, is_training=False),
+        resize_side=round(max(config["input_size"][1:]) / config["crop_pct"]),
+    )
+
+
+def _source(spec: str) -> str:
+    """The name by which timm finds the model."""
+    bundled = BUNDLED_MODELS / spec
+    folder = bundled if bundled.is_dir() else Path(spec)
+    if not (bundled.is_dir() or is_local(spec)) or spec.startswith(("hf-hub:", "hf_hub:")):
+        return spec
+    # Only safetensors: a pickle from an unknown source can run code when it is read.
+    missing = [
+        name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()
+    ]
+    if missing:
+        raise ModelLoadError(
+            f"{spec!r} has no {' and no '.join(missing)}; a model folder holds both, "
+            "in the format that timm.models.save_for_hf writes"
+        )
+    return f"local-dir:{folder.resolve()}"
+
+
+def _labels(module: Any) -> tuple[str, ...]:
+    """One readable label per class, from the model's own configuration or from ImageNet."""
+    config = module.pretrained_cfg
+    names: Sequence[str] | None = config.get("label_names")
+    descriptions = config.get("label_descriptions")
+    subset = infer_imagenet_subset(module)
+    if names and isinstance(descriptions, dict):
+        names = [descriptions.get(name, name) for name in names]
+    elif not names and subset:
+        names = ImageNetInfo(subset).label_descriptions()
+    if not names or len(names) != module.num_classes:
+        names = [f"class {index}" for index in range(module.num_classes)]
+    return tuple(names)

@@ -1,0 +1,128 @@
+"""What several tests need: a small model in timm's folder format, the app, and the real server."""
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+
+from service.app import create_app
+from service.settings import Settings
+from service.timm_models import BUNDLED_MODELS, timm
+
+BUNDLED = BUNDLED_MODELS / "everyday-vit-s14"
+READY_WITHIN_S = 60
+
+AppClient = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def examples() -> list[Path]:
+    """The twelve example photos; a file's name says what is on it."""
+    return sorted((BUNDLED / "examples").glob("*.jpg"))
+
+
+@pytest.fixture(scope="session")
+def owl() -> bytes:
+    return (BUNDLED / "examples" / "owl.jpg").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ViT of 4 blocks and 16 patches that knows 10 classes, saved as timm saves models."""
+    torch.manual_seed(0)
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=64, num_classes=10, embed_dim=32, depth=4, num_heads=4
+    )
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    timm.models.save_for_hf(
+        model,
+        folder,
+        model_config={
+            "model_args": {"img_size": 64, "embed_dim": 32, "depth": 4, "num_heads": 4},
+            "pretrained_cfg": {"input_size": (3, 64, 64), "num_classes": 10},
+            "label_names": [f"thing {index}" for index in range(10)],
+        },
+        safe_serialization=True,
+    )
+    return folder
+
+
+@pytest.fixture
+def app_client(tiny_model: Path) -> AppClient:
+    """`async with app_client(max_batch_size=2) as client`: the whole app, in this process."""
+
+    @asynccontextmanager
+    async def start(**settings: object) -> AsyncIterator[httpx.AsyncClient]:
+        app = create_app(Settings(**{"models": (str(tiny_model),), "num_threads": 1, **settings}))
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client,
+        ):
+            async with asyncio.timeout(READY_WITHIN_S):
+                while (await client.get("/readyz")).status_code != 200:
+                    await asyncio.sleep(0.01)
+            yield client
+
+    return start
+
+
+class Server:
+    """The real server, as a process of its own."""
+
+    def __init__(self, **environment: str) -> None:
+        """Start it on a free port of this machine."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        clean = {name: value for name, value in os.environ.items() if name[:6] != "RAPID_"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "service"],
+            env={**clean, "RAPID_PORT": str(port), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def wait_until_ready(self) -> None:
+        """Raise with the server's output if it is not ready in time."""
+        end = time.monotonic() + READY_WITHIN_S
+        while time.monotonic() < end and self.process.poll() is None:
+            try:
+                if httpx.get(f"{self.url}/readyz").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass  # it does not listen yet
+            time.sleep(0.1)
+        self.process.kill()
+        raise AssertionError(f"not ready within {READY_WITHIN_S} s: {self.process.communicate()[0]}")
+
+    def stop(self) -> tuple[int, str]:
+        """Ask it to end; returns its exit status and all that it printed."""
+        self.process.terminate()
+        output, _ = self.process.communicate(timeout=READY_WITHIN_S)
+        return self.process.returncode, output
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """The real server with the bundled model and all settings at their defaults."""
+    server = Server()
+    server.wait_until_ready()
+    yield server
+    server.stop()
