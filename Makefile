@@ -1,0 +1,40 @@
+# Every target does its own set-up: a virtual environment in .venv with the pinned packages.
+PYTHON ?= python3
+PORT ?= $(or $(RAPID_PORT),8000)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: install serve test test-fast lint format check bench
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@echo "Installing into $(VENV); this happens once and downloads PyTorch, so give it a few minutes."
+	$(PYTHON) -m venv $(VENV)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+serve: $(INSTALLED)
+	@RAPID_PORT=$(PORT) $(BIN)/python -m service
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+test-fast: $(INSTALLED)
+	$(BIN)/python -m pytest -m 'not gpu and not slow and not e2e'
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check: lint test
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks.tiers
+	$(BIN)/python -m benchmarks.memory
