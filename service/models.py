@@ -1,7 +1,6 @@
 """Weights -> one runner per (method, r), over one copy of the weights."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 
@@ -129,12 +128,12 @@ class Models:
 def name_and_spec(setting: str) -> tuple[str, str]:
     """Split one entry of RAPID_MODELS: `name=spec`, or a spec that names itself.
 
-    A folder is called by its own name.
+    A folder or a repository is called by the last part of its path.
     """
     name, found, spec = setting.partition("=")
     if found:
         return name.strip(), spec.strip()
-    return (Path(setting).name if timm_models.is_local(setting) else setting), setting
+    return setting.rstrip("/").rpartition("/")[-1], setting
 
 
 def load(setting: str, device: torch.device) -> ServedModel:

@@ -1,6 +1,5 @@
 """The one door to timm: import it, create models, read their labels and transforms."""
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +37,7 @@ from timm.data import (  # noqa: E402
     resolve_model_data_config,
 )
 
+HUB_PREFIXES = ("hf-hub:", "hf_hub:")
 BUNDLED_MODELS = Path(__file__).parent / "assets"
 
 
@@ -56,11 +56,6 @@ class LoadedModel(NamedTuple):
     """timm's own evaluation transform: RGB image -> (3, H, W)."""
     resize_side: int
     """length in pixels that the transform gives the image's shorter side before it crops."""
-
-
-def is_local(spec: str) -> bool:
-    """Whether a model is named by a folder rather than by a name."""
-    return os.sep in spec or Path(spec).is_dir()
 
 
 def load(spec: str) -> LoadedModel:
@@ -94,10 +89,12 @@ def load(spec: str) -> LoadedModel:
 
 def _source(spec: str) -> str:
     """The name by which timm finds the model."""
+    if spec.startswith(HUB_PREFIXES):
+        return spec
     bundled = BUNDLED_MODELS / spec
     folder = bundled if bundled.is_dir() else Path(spec)
-    if not (bundled.is_dir() or is_local(spec)) or spec.startswith(("hf-hub:", "hf_hub:")):
-        return spec
+    if not folder.is_dir() and "/" not in spec:
+        return spec  # a name that timm knows, or will refuse
     # Only safetensors: a pickle from an unknown source can run code when it is read.
     missing = [
         name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()

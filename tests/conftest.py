@@ -63,7 +63,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def app_client(tiny_model: Path) -> AppClient:
-    """`async with app_client(max_batch_size=2) as client`: the whole app, in this process."""
+    """The whole app, in this process; its arguments are settings."""
 
     @asynccontextmanager
     async def start(**settings: object) -> AsyncIterator[httpx.AsyncClient]:
@@ -74,7 +74,7 @@ def app_client(tiny_model: Path) -> AppClient:
             httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client,
         ):
             async with asyncio.timeout(READY_WITHIN_S):
-                while (await client.get("/readyz")).status_code != 200:
+                while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110 - as a client
                     await asyncio.sleep(0.01)
             yield client
 
@@ -110,7 +110,9 @@ class Server:
                 pass  # it does not listen yet
             time.sleep(0.1)
         self.process.kill()
-        raise AssertionError(f"not ready within {READY_WITHIN_S} s: {self.process.communicate()[0]}")
+        raise AssertionError(
+            f"not ready within {READY_WITHIN_S} s: {self.process.communicate()[0]}"
+        )
 
     def stop(self) -> tuple[int, str]:
         """Ask it to end; returns its exit status and all that it printed."""

@@ -1,0 +1,1 @@
+"""One script per claim; each prints JSON with machine, versions and commit."""

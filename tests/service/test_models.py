@@ -1,0 +1,99 @@
+"""One copy of the weights, many reductions; names, labels and refusals."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from service import models, timm_models
+from service.errors import ModelLoadError, ModelNotFoundError
+from service.models import Models, ServedModel
+from service.timm_models import timm
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_model: Path) -> ServedModel:
+    return models.load(str(tiny_model), CPU)
+
+
+def test_all_variants_share_one_copy_of_the_weights(tiny: ServedModel) -> None:
+    addresses = {
+        tuple(parameter.data_ptr() for parameter in tiny.variant(method, r).module.parameters())
+        for method in tiny.limits.methods
+        for r in range(tiny.limits.max_r + 1)
+    }
+    assert len(addresses) == 1
+
+
+def test_a_variant_knows_what_it_costs(tiny: ServedModel) -> None:
+    variant = tiny.variant("rapid", 3)
+    assert variant.schedule == (3, 3, 3, 3)
+    assert variant.num_output_tokens == 17 - 12
+    assert variant.macs < tiny.dense_macs == tiny.variant("tome", 0).macs
+    assert tiny.variant("rapid", 8).schedule == (8, 4, 2, 1)
+    assert tiny.variant("rapid", 3) is variant
+
+
+@pytest.mark.parametrize(
+    ("setting", "name", "spec"),
+    [
+        ("everyday-vit-s14", "everyday-vit-s14", "everyday-vit-s14"),
+        ("deit_small_patch16_224.fb_in1k", *["deit_small_patch16_224.fb_in1k"] * 2),
+        ("/models/mine", "mine", "/models/mine"),
+        ("/models/mine/", "mine", "/models/mine/"),
+        ("cats=/models/mine", "cats", "/models/mine"),
+        ("hf-hub:timm/vit", "vit", "hf-hub:timm/vit"),
+    ],
+)
+def test_a_setting_names_a_model(setting: str, name: str, spec: str) -> None:
+    assert models.name_and_spec(setting) == (name, spec)
+
+
+def test_models_are_found_by_name_and_the_first_is_the_default(tiny: ServedModel) -> None:
+    served = Models()
+    served.add(tiny)
+    assert served.find(None) is served.find("tiny") is tiny
+    with pytest.raises(ModelNotFoundError, match="there are: tiny"):
+        served.find("other")
+    with pytest.raises(ModelLoadError, match="other-name="):
+        served.add(tiny)
+
+
+def test_labels_of_an_imagenet_model_come_from_imagenet(tmp_path: Path) -> None:
+    model = timm.create_model("vit_tiny_patch16_224", depth=1, embed_dim=12, num_heads=1)
+    args = {"depth": 1, "embed_dim": 12, "num_heads": 1}
+    config = {"model_args": args}
+    timm.models.save_for_hf(model, tmp_path, model_config=config, safe_serialization=True)
+    loaded = timm_models.load(str(tmp_path))
+    assert len(loaded.labels) == 1000
+    assert loaded.labels[1].startswith("goldfish")
+    assert loaded.resize_side == 249  # 224 / 0.9
+
+
+def test_a_model_without_names_for_its_classes_numbers_them(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text())
+    del config["label_names"]
+    path.write_text(json.dumps(config))
+    assert timm_models.load(str(tmp_path / "model")).labels[9] == "class 9"
+
+
+def test_a_folder_must_hold_safetensors(tmp_path: Path, tiny_model: Path) -> None:
+    shutil.copy(tiny_model / "config.json", tmp_path)
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelLoadError, match=r"no model\.safetensors"):
+        timm_models.load(str(tmp_path))
+
+
+def test_a_model_that_cannot_be_reduced_is_refused_with_the_reason(tmp_path: Path) -> None:
+    model = timm.create_model("convnext_atto", num_classes=3)
+    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    with pytest.raises(ModelLoadError, match="not a timm VisionTransformer"):
+        models.load(str(tmp_path), CPU)

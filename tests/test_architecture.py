@@ -1,0 +1,138 @@
+"""Who may import whom. A new arrow is a decision: add it here, and say why in the change."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+CORE: dict[str, set[str]] = {
+    "errors": set(),
+    "schedule": {"errors"},
+    "tokens": set(),
+    "vit": {"errors"},
+    "attention": {"vit"},
+    "scoring": set(),
+    "selection": set(),
+    "reduction": {"selection", "tokens"},
+    "methods": {"attention", "errors", "scoring", "selection"},
+    "block": {"attention", "methods", "reduction", "tokens", "vit"},
+    "patch": {"block", "methods", "schedule", "tokens", "vit"},
+    "cost": {"errors", "patch", "schedule", "vit"},
+    "__init__": {"cost", "errors", "methods", "patch", "schedule"},
+}
+
+SERVICE: dict[str, set[str]] = {
+    "errors": set(),
+    "tiers": {"errors"},
+    "settings": {"errors", "tiers"},
+    "schemas": {"tiers"},
+    "lifecycle": {"errors"},
+    "images": {"errors"},
+    "admission": {"errors"},
+    "batching": {"errors"},
+    "metrics": set(),
+    "timm_models": {"errors"},
+    "models": {"errors", "tiers", "timm_models"},
+    "engine": {"models"},
+    "ranking": {"errors", "schemas"},
+    "classify": {
+        *("admission", "batching", "errors", "images", "lifecycle", "metrics", "models"),
+        *("ranking", "schemas", "tiers"),
+    },
+    "routes": {
+        *("classify", "errors", "lifecycle", "metrics", "models", "schemas", "settings", "tiers"),
+    },
+    "app": {
+        *("admission", "batching", "classify", "engine", "lifecycle", "metrics", "models"),
+        *("routes", "settings", "tiers"),
+    },
+    "__main__": {"app", "errors", "lifecycle", "settings"},
+    "__init__": set(),
+}
+
+DOORS = {
+    "fastapi": {"routes", "app"},
+    "starlette": {"routes"},
+    "uvicorn": {"__main__"},
+    "rapid_core": {"models"},
+    "timm": {"timm_models"},
+    "torchvision": {"timm_models"},
+    "torch": {"batching", "engine", "images", "models", "ranking", "timm_models"},
+    "PIL": {"images", "models", "timm_models"},
+    "prometheus_client": {"app", "metrics", "routes"},
+    "pydantic": {"routes", "schemas", "settings"},
+    "pydantic_settings": {"settings"},
+}
+"""Outside packages, and the files of the service that may import them."""
+
+FORBIDDEN_NAMES = {"utils", "helpers", "common"}
+
+
+def unit(path: Path) -> str:
+    """A file's name in the tables; all of `routes/` counts as one."""
+    return "routes" if path.parent.name == "routes" else path.stem
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of everything that a file imports."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def files(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+@pytest.mark.parametrize(("package", "arrows"), [("rapid_core", CORE), ("service", SERVICE)])
+def test_every_import_inside_a_package_is_on_the_list(
+    package: str, arrows: dict[str, set[str]]
+) -> None:
+    found: dict[str, set[str]] = {name: set() for name in arrows}
+    for path in files(package):
+        inside = {name.split(".")[1] for name in imports(path) if name.startswith(f"{package}.")}
+        found.setdefault(unit(path), set()).update(inside - {unit(path)})
+    assert found == arrows
+
+
+def test_the_core_imports_torch_and_the_standard_library_only() -> None:
+    for path in files("rapid_core"):
+        outside = {name.split(".")[0] for name in imports(path)} - {"torch", "rapid_core"}
+        assert outside <= sys.stdlib_module_names, path
+
+
+def test_every_outside_package_has_its_doors() -> None:
+    found: dict[str, set[str]] = {package: set() for package in DOORS}
+    for path in files("service"):
+        for package in {name.split(".")[0] for name in imports(path)} & DOORS.keys():
+            found[package].add(unit(path))
+    assert found == DOORS
+
+
+def test_no_import_hides_inside_a_function() -> None:
+    for path in [*files("rapid_core"), *files("service")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                inside = [n for n in ast.walk(node) if isinstance(n, ast.Import | ast.ImportFrom)]
+                assert not inside, f"{path}: {node.name}"
+
+
+def test_only_settings_reads_the_environment() -> None:
+    reads = ("os.environ", "getenv")
+    readers = {
+        unit(path) for path in files("service") if any(read in path.read_text() for read in reads)
+    }
+    assert readers == {"settings"}
+
+
+def test_files_are_named_after_what_they_own() -> None:
+    names = {path.stem for package in ("rapid_core", "service") for path in files(package)}
+    assert not names & FORBIDDEN_NAMES

@@ -1,0 +1,51 @@
+"""What the README says is what there is."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from service.app import create_app
+from service.settings import PREFIX, Settings
+from service.tiers import TIERS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_every_setting_stands_in_the_readme_with_its_default() -> None:
+    rows = dict(re.findall(rf"^\| `({PREFIX}\w+)` \| `([^`]*)` \|", README, re.MULTILINE))
+    defaults = {}
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        text = ",".join(default) if isinstance(default, tuple) else str(default)
+        defaults[PREFIX + name.upper()] = text
+    assert rows == defaults
+
+
+def test_every_endpoint_stands_in_the_readme() -> None:
+    for path in create_app(Settings()).openapi()["paths"]:
+        assert f"`{path}`" in README or f" {path}`" in README, path
+
+
+def test_every_tier_stands_in_the_readme() -> None:
+    assert re.findall(r"^\| `(\w+)` \| \d", README, re.MULTILINE) == list(TIERS)
+
+
+def test_every_file_of_the_code_stands_in_the_map() -> None:
+    for package in ("rapid_core", "service"):
+        for path in (ROOT / package).rglob("*.py"):
+            if path.stem != "__init__":
+                assert f"`{path.name}`" in README, path
+
+
+def test_every_make_target_of_the_readme_is_there() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"make ([a-z-]+)", README)) <= targets
+
+
+@pytest.mark.parametrize("folder", ["rapid_core", "service", "tests", "benchmarks", "docs", ".ci"])
+def test_no_path_of_somebodys_machine(folder: str) -> None:
+    for path in (ROOT / folder).rglob("*"):
+        if path.suffix in {".py", ".md", ".toml", ".yml", ".sh", ""} and path.is_file():
+            assert not re.search(r"(?<![\w.])/(home|root|Users)/\w", path.read_text()), path
