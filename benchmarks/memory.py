@@ -17,8 +17,8 @@ from pathlib import Path
 import httpx
 
 from benchmarks import environment
-from service.timm_models import BUNDLED_MODELS
 from service.tiers import TIERS
+from service.timm_models import BUNDLED_MODELS
 
 ALLOWED_MIB = 300
 READY_WITHIN_S = 120

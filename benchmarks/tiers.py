@@ -21,8 +21,8 @@ from benchmarks import environment
 from service import models, tiers
 from service.images import InputSpec, decode
 from service.models import ServedModel, Variant
-from service.timm_models import BUNDLED_MODELS
 from service.tiers import TIERS
+from service.timm_models import BUNDLED_MODELS
 
 MAX_PIXELS = 50_000_000
 

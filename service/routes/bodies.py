@@ -48,28 +48,37 @@ class Upload(NamedTuple):
     parameters: ClassifyParameters
 
 
+def expected_length(headers: Headers, max_bytes: int) -> int:
+    """The most bytes that a body will have: what its header says, else what is allowed.
+
+    Raises:
+        TooLargeError: the header announces more than `max_bytes`.
+    """
+    announced = headers.get("content-length", "")
+    if not announced.isdecimal():
+        return max_bytes
+    if len(announced) > len(str(max_bytes)) or int(announced) > max_bytes:
+        raise _too_large(max_bytes)
+    return int(announced)
+
+
 async def read_body(request: Request, max_bytes: int) -> bytes:
     """The whole body.
 
     Raises:
-        TooLargeError: it has more than `max_bytes`; found out from the header where there is one.
+        TooLargeError: it has more than `max_bytes`.
     """
-    too_large = TooLargeError(f"the body is too large; allowed are {max_bytes} bytes")
-    if declared_length(request) > max_bytes:
-        raise too_large
     chunks, length = [], 0
     async for chunk in request.stream():
         length += len(chunk)
         if length > max_bytes:
-            raise too_large
+            raise _too_large(max_bytes)
         chunks.append(chunk)
     return b"".join(chunks)
 
 
-def declared_length(request: Request) -> int:
-    """The body's length in bytes as the header states it; 0 if it does not."""
-    length = request.headers.get("content-length", "")
-    return int(length) if length.isdecimal() and len(length) < 20 else 0
+def _too_large(max_bytes: int) -> TooLargeError:
+    return TooLargeError(f"the body is too large; allowed are {max_bytes} bytes")
 
 
 async def parse(

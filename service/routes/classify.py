@@ -88,8 +88,8 @@ def create_router(service: Service, settings: Settings) -> APIRouter:
         """Read, understand and classify; `labels` are set as soon as they are known."""
         service.lifecycle.require_ready()
         with ExitStack() as places:
-            expected_bytes = bodies.declared_length(request) or settings.max_body_bytes
-            places.enter_context(service.admission.enter(num_bytes=expected_bytes))
+            num_bytes = bodies.expected_length(request.headers, settings.max_body_bytes)
+            places.enter_context(service.admission.enter(num_bytes=num_bytes))
             upload = await receive(request, arrival)
             model, reduction = choose(service, upload.parameters)
             labels[:] = model.name, reduction.tier or CUSTOM_TIER

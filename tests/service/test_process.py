@@ -17,6 +17,7 @@ def test_sigterm_finishes_accepted_work_and_exits_with_0(tiny_model: Path, owl: 
     server = Server(RAPID_MODELS=str(tiny_model), RAPID_NUM_THREADS="1")
     server.wait_until_ready()
     answers: list[int | str] = []
+    under_load = threading.Event()
 
     def client() -> None:
         with httpx.Client(base_url=server.url, timeout=60) as http:
@@ -29,14 +30,15 @@ def test_sigterm_finishes_accepted_work_and_exits_with_0(tiny_model: Path, owl: 
                     answers.append(repr(exc))
                     return
                 answers.append(status)
+                if len(answers) >= 20:
+                    under_load.set()
                 if status == 503:
                     return
 
     clients = [threading.Thread(target=client) for _ in range(4)]
     for thread in clients:
         thread.start()
-    while len(answers) < 20:
-        pass
+    assert under_load.wait(60)
     status, output = server.stop()
     for thread in clients:
         thread.join(60)
