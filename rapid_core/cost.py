@@ -26,9 +26,15 @@ def macs(model: nn.Module) -> int:
     """
     vit = check_model(model)
     embed = vit.patch_embed
-    projection = getattr(embed, "proj", None)
-    if not isinstance(projection, nn.Conv2d):
-        raise UnsupportedModelError(f"patch_embed: cannot count a {type(embed).__name__}")
+    projection, *others = [
+        layer
+        for layer in cast(nn.Module, embed).modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear)
+    ]
+    if others or not isinstance(projection, nn.Conv2d):
+        raise UnsupportedModelError(
+            f"patch_embed: cannot count a {type(embed).__name__} of more than one convolution"
+        )
     num_tokens = embed.num_patches + vit.num_prefix_tokens
     counts = token_counts(
         num_tokens=num_tokens,

@@ -59,9 +59,10 @@ class Rapid:
     """False: Eq. 2 as printed. True: λ·max(A - τ_A, 0), which treats the less important alike."""
 
     def __post_init__(self) -> None:
-        for name in ("similarity_threshold", "importance_weight"):
-            if not math.isfinite(getattr(self, name)):
-                raise InvalidScheduleError(f"{name} = {getattr(self, name)!r} must be finite")
+        for name in ("similarity_threshold", "importance_weight", "importance_top"):
+            number = getattr(self, name)
+            if not isinstance(number, int | float) or not math.isfinite(number):
+                raise InvalidScheduleError(f"{name} = {number!r} must be a finite number")
         if not 0 < self.importance_top <= 1:
             raise InvalidScheduleError(
                 f"importance_top = {self.importance_top!r} must lie in (0, 1]"
@@ -71,10 +72,10 @@ class Rapid:
         num_prune = self.num_prune_blocks
         if num_prune is None:
             num_prune = layout.num_blocks // 3
-        if not 0 <= num_prune <= layout.num_blocks:
+        if not isinstance(num_prune, int) or not 0 <= num_prune <= layout.num_blocks:
             raise InvalidScheduleError(
-                f"num_prune_blocks = {num_prune!r} must lie in 0 ... {layout.num_blocks}, the "
-                "number of blocks"
+                f"num_prune_blocks = {num_prune!r} must be an integer in 0 ... "
+                f"{layout.num_blocks}, the number of blocks"
             )
         prune: Planner = partial(
             prune_redundant,

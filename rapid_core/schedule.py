@@ -23,7 +23,7 @@ def parse_r(r: int | Sequence[int], num_blocks: int) -> tuple[int, ...]:
         InvalidScheduleError: a number is negative or no integer, or their count is not
             `num_blocks`.
     """
-    schedule = (r,) * num_blocks if isinstance(r, int) else tuple(r)
+    schedule = tuple(r) if isinstance(r, Sequence) else (r,) * num_blocks
     if len(schedule) != num_blocks:
         raise InvalidScheduleError(
             f"r has {len(schedule)} entries; this model needs one for each of its "

@@ -35,7 +35,8 @@ def similarity(keys: Tensor, num_prefix_tokens: int) -> Tensor:
     """
     metric = keys.to(torch.promote_types(keys.dtype, torch.float32)).mean(dim=1)
     metric = F.normalize(metric, dim=-1)
-    return sources(metric, num_prefix_tokens) @ destinations(metric, num_prefix_tokens).mT
+    with torch.autocast(metric.device.type, enabled=False):  # it would round products to 16 bits
+        return sources(metric, num_prefix_tokens) @ destinations(metric, num_prefix_tokens).mT
 
 
 def redundancy(similarities: Tensor, threshold: float) -> Tensor:
