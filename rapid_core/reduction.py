@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from rapid_core.precision import without_autocast
 from rapid_core.selection import MergePlan, Plan, PrunePlan
 from rapid_core.tokens import Tokens, ones_like_size
 
@@ -25,16 +26,14 @@ def merge(tokens: Tokens, plan: MergePlan) -> Tokens:
 
     Source: Bolya et al. 2023 (Token Merging), section 3.
     """
-    with torch.autocast(
-        tokens.x.device.type, enabled=False
-    ):  # it would round the tokens to 16 bits
+    with without_autocast(tokens.x.device):
         old_size = ones_like_size(tokens.x) if tokens.size is None else tokens.size
         src_size = take(old_size, plan.src_idx)
         # A product with a 0/1 matrix needs no atomic adds: the same result every time.
         moves_to = _one_hot(plan.dst_idx, plan.keep_idx.shape[1], old_size.dtype)
         size = torch.baddbmm(take(old_size, plan.keep_idx), moves_to, src_size)
-        # The mean (s_d x_d + Σ s_i x_i) / s, with s = s_d + Σ s_i, is x_d + Σ (s_i / s) (x_i - x_d): it
-        # leaves the other tokens alone, and with shares of at most 1 it cannot overflow float16.
+        # The mean (s_d x_d + Σ s_i x_i) / s, with s = s_d + Σ s_i, is x_d + Σ (s_i / s) (x_i - x_d).
+        # So it leaves the other tokens alone, and with shares <= 1 it cannot overflow float16.
         kept = take(tokens.x, plan.keep_idx)
         difference = take(tokens.x, plan.src_idx) - take(kept, plan.dst_idx)
         share = (src_size / take(size, plan.dst_idx)).to(kept.dtype)

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rapid_core.precision import without_autocast
+
 
 def sources(per_token: Tensor, num_prefix_tokens: int) -> Tensor:
     """The rows of the source tokens: (B, N, ...) -> (B, S, ...)."""
@@ -35,7 +37,7 @@ def similarity(keys: Tensor, num_prefix_tokens: int) -> Tensor:
     """
     metric = keys.to(torch.promote_types(keys.dtype, torch.float32)).mean(dim=1)
     metric = F.normalize(metric, dim=-1)
-    with torch.autocast(metric.device.type, enabled=False):  # it would round products to 16 bits
+    with without_autocast(metric.device):
         return sources(metric, num_prefix_tokens) @ destinations(metric, num_prefix_tokens).mT
 
 
