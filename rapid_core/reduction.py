@@ -32,7 +32,7 @@ def merge(tokens: Tokens, plan: MergePlan) -> Tokens:
         # A product with a 0/1 matrix needs no atomic adds: the same result every time.
         moves_to = _one_hot(plan.dst_idx, plan.keep_idx.shape[1], old_size.dtype)
         size = torch.baddbmm(take(old_size, plan.keep_idx), moves_to, src_size)
-        # The mean (s_d x_d + Σ s_i x_i) / s, with s = s_d + Σ s_i, is x_d + Σ (s_i / s) (x_i - x_d).
+        # The mean (s_d x_d + Σ s_i x_i) / s, where s = s_d + Σ s_i, is x_d + Σ s_i / s (x_i - x_d).
         # So it leaves the other tokens alone, and with shares <= 1 it cannot overflow float16.
         kept = take(tokens.x, plan.keep_idx)
         difference = take(tokens.x, plan.src_idx) - take(kept, plan.dst_idx)
