@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 from typing import NamedTuple
 
 from pydantic import ValidationError
-from starlette.datastructures import Headers, UploadFile
+from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
@@ -174,6 +174,22 @@ async def _parse_multipart(
     except (MultiPartException, KeyError, UnicodeDecodeError) as exc:
         message = getattr(exc, "message", "it has no usable boundary")
         raise InvalidRequestError(f"the multipart body cannot be read: {message}") from exc
+    try:
+        images, fields = await _read_form(form)
+    finally:
+        await form.close()
+    if not images:
+        raise InvalidParameterError(f"the form has no image; send a file field {IMAGE_FIELD!r}")
+    if len(images) > max_images:
+        raise TooLargeError(
+            f"{len(images)} images in one request; allowed are {max_images}, send the others in "
+            "another request"
+        )
+    return images, _unique(fields)
+
+
+async def _read_form(form: FormData) -> tuple[list[bytes], list[tuple[str, str]]]:
+    """The images and the other fields, each in their order."""
     images: list[bytes] = []
     fields: list[tuple[str, str]] = []
     for name, value in form.multi_items():
@@ -186,14 +202,7 @@ async def _parse_multipart(
             images.append(await value.read())
         else:
             fields.append((name, value))
-    if not images:
-        raise InvalidParameterError(f"the form has no image; send a file field {IMAGE_FIELD!r}")
-    if len(images) > max_images:
-        raise TooLargeError(
-            f"{len(images)} images in one request; allowed are {max_images}, send the others in "
-            "another request"
-        )
-    return images, _unique(fields)
+    return images, fields
 
 
 def _parse_json(body: bytes) -> tuple[bytes, dict[str, object]]:

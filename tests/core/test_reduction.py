@@ -90,16 +90,18 @@ def test_tokens_that_receive_nothing_stay_as_they_are(case: dict[str, Any]) -> N
             assert merged.size[image, position] == tokens.size[image, old]
 
 
+@pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_neither_overflows_nor_miscounts(dtype: torch.dtype) -> None:
-    """Sums of values beyond float16, and sizes beyond the integers of bfloat16."""
+def test_half_precision_neither_overflows_nor_miscounts(dtype: torch.dtype, sign: int) -> None:
+    """Sums and differences of values beyond float16, and sizes beyond the integers of bfloat16."""
     tokens = Tokens(
-        column(1, 60000, 60000, 60000, 5, dtype=dtype),
+        column(1, sign * 60000, 60000, 60000, 5, dtype=dtype),
         column(1, 1, 258, 1, 1, dtype=torch.float32),
     )
     merged = apply_plan(tokens, TWO_INTO_ONE)
+    expected = (sign + 258 + 1) / 260 * 60000
     assert merged.x.dtype == dtype
-    torch.testing.assert_close(merged.x.float(), column(1, 5, 60000).float(), rtol=0.01, atol=0)
+    torch.testing.assert_close(merged.x.float(), column(1, 5, expected).float(), rtol=0.01, atol=0)
     assert merged.size is not None
     assert merged.size.flatten().tolist() == [1, 1, 260]
 

@@ -256,7 +256,6 @@ async def test_whoever_stops_waiting_leaves_the_queue(
         ]
         responses = await asyncio.gather(*impatient)
         assert {response.status_code for response in responses} <= {200, 504}
-        assert responses[0].status_code == 504
         assert (await client.post(URL, content=small_pngs[0])).status_code == 200
         assert await metric(client, "rapid_queue_images") == 0
         assert await metric(client, "rapid_inflight_requests") == 0
