@@ -122,7 +122,7 @@ async def _load(service: Service, settings: Settings, engine: Engine) -> None:
         model = await asyncio.to_thread(models.load, setting, engine.device)
         for tier in settings.warmup_tiers:
             variant = model.variant(models.METHODS[0], tiers.tier_r(tier, model.limits))
-            await engine.warm_up(variant, model.input_size, settings.max_batch_size)
+            await engine.warm_up(variant, model.input_size)
         _announce(service, model)
     service.lifecycle.loaded()
     logger.info("ready")

@@ -37,11 +37,9 @@ class Engine:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._worker, self._forward, variant, images)
 
-    async def warm_up(self, variant: Variant, input_size: Sequence[int], batch_size: int) -> None:
-        """Run a variant once at batch sizes 1 and `batch_size`, so that no client waits for it."""
-        blank = torch.zeros(*input_size)
-        for size in sorted({1, batch_size}):
-            await self.forward(variant, [blank] * size)
+    async def warm_up(self, variant: Variant, input_size: Sequence[int]) -> None:
+        """Run a variant once, so that no client waits for what only the first run needs."""
+        await self.forward(variant, [torch.zeros(*input_size)])
 
     def close(self) -> None:
         """Let the running batch finish, then end the thread."""
