@@ -1,4 +1,4 @@
-"""Token reduction for timm Vision Transformers, without retraining: RAPID and ToMe.
+"""Token reduction for timm Vision Transformers, without retraining: RAPID, ToMe and others.
 
 >>> fast = rapid_core.patch(model, r=11)  # shares the weights; `model` stays as it was
 >>> logits = fast(images)
@@ -9,14 +9,17 @@ from rapid_core.errors import InvalidScheduleError, RapidError, UnsupportedModel
 from rapid_core.methods import METHODS
 from rapid_core.patch import patch
 from rapid_core.schedule import removed_per_block, token_counts
+from rapid_core.tracing import TokenTrace, trace
 
 __all__ = [
     "METHODS",
     "InvalidScheduleError",
     "RapidError",
+    "TokenTrace",
     "UnsupportedModelError",
     "macs",
     "patch",
     "removed_per_block",
     "token_counts",
+    "trace",
 ]

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
+from rapid_core.tokens import Tokens
 from rapid_core.vit import Attention
 
 
@@ -21,6 +22,14 @@ class AttentionPass(NamedTuple):
     """(B, 1, 1, N), what was added to the attention logits; None for nothing."""
     scale: float
     """what the logits were multiplied by, 1 / sqrt(D)."""
+
+
+class Evidence(NamedTuple):
+    """What a method may look at when it decides which tokens of a block go."""
+
+    attention: AttentionPass
+    tokens: Tokens
+    """N tokens, after the attention's residual."""
 
 
 def size_bias(size: Tensor) -> Tensor:
@@ -48,6 +57,30 @@ def attend(attn: Attention, x: Tensor, size: Tensor | None) -> AttentionPass:
     B, N, _ = x.shape
     qkv = attn.qkv(x).reshape(B, N, 3, attn.num_heads, attn.head_dim)
     queries, keys, values = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    return _mix(attn, queries, keys, values, size)
+
+
+def attend_from_prefix(
+    attn: Attention, x: Tensor, size: Tensor | None, num_prefix_tokens: int
+) -> AttentionPass:
+    """As `attend`, for the output of the first P tokens alone: (B, P, C).
+
+    All tokens are still keys and values; only P of them are queries.
+    """
+    B, N, _ = x.shape
+    P, H, D = num_prefix_tokens, attn.num_heads, attn.head_dim
+    weight, bias = attn.qkv.weight, attn.qkv.bias
+    q_bias, kv_bias = (None, None) if bias is None else (bias[: H * D], bias[H * D :])
+    queries = F.linear(x[:, :P], weight[: H * D], q_bias).reshape(B, P, H, D).transpose(1, 2)
+    kv = F.linear(x, weight[H * D :], kv_bias).reshape(B, N, 2, H, D)
+    keys, values = kv.permute(2, 0, 3, 1, 4).unbind(0)
+    return _mix(attn, queries, keys, values, size)
+
+
+def _mix(
+    attn: Attention, queries: Tensor, keys: Tensor, values: Tensor, size: Tensor | None
+) -> AttentionPass:
+    """Attention and output projection of queries (B, H, Q, D) over keys and values (B, H, N, D)."""
     queries, keys = attn.q_norm(queries), attn.k_norm(keys)
     bias = None if size is None else size_bias(size).to(queries.dtype)
     mixed = F.scaled_dot_product_attention(
@@ -58,9 +91,14 @@ def attend(attn: Attention, x: Tensor, size: Tensor | None) -> AttentionPass:
         dropout_p=attn.attn_drop.p if attn.training else 0.0,
         scale=attn.scale,
     )
-    mixed = mixed.transpose(1, 2).reshape(B, N, attn.num_heads * attn.head_dim)
+    mixed = mixed.transpose(1, 2).flatten(2)
     output = attn.proj_drop(attn.proj(attn.norm(mixed)))
     return AttentionPass(output, queries, keys, bias, attn.scale)
+
+
+def mean_attention(attention: AttentionPass) -> Tensor:
+    """The attention matrix, averaged over heads: (B, N, N), rows are queries and sum to 1."""
+    return _probabilities(attention, attention.queries).mean(dim=1)
 
 
 def cls_attention(attention: AttentionPass) -> Tensor:

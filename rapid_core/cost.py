@@ -1,14 +1,17 @@
 """What a model costs: multiply-adds of one image, from the shapes of its own layers."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import cast
 
 from torch import nn
 
-from rapid_core.errors import UnsupportedModelError
-from rapid_core.patch import ReducedBlocks
-from rapid_core.schedule import BlockCost, token_counts
-from rapid_core.vit import Block, check_model
+from rapid_core.blocks import ReducedBlocks
+from rapid_core.errors import InvalidScheduleError, UnsupportedModelError
+from rapid_core.methods import Method, ReductionPlan
+from rapid_core.planners import TokenLayout
+from rapid_core.schedule import BlockCost, removable, token_counts
+from rapid_core.vit import Block, VisionTransformer, check_model
 
 
 def macs(model: nn.Module) -> int:
@@ -25,35 +28,108 @@ def macs(model: nn.Module) -> int:
         UnsupportedModelError: its parts are not known, so neither is their cost.
     """
     vit = check_model(model)
-    embed = vit.patch_embed
-    projection, *others = [
-        layer
-        for layer in cast(nn.Module, embed).modules()
-        if isinstance(layer, nn.Conv2d | nn.Linear)
-    ]
-    if others or not isinstance(projection, nn.Conv2d):
-        raise UnsupportedModelError(
-            f"patch_embed: cannot count a {type(embed).__name__} of more than one convolution"
+    blocks = vit.blocks
+    if not isinstance(blocks, ReducedBlocks):
+        return _macs(vit, ReductionPlan((0,) * len(blocks), ()), prefix_only=False)
+    return _macs(vit, blocks.reduction, prefix_only=blocks.prefix_only)
+
+
+def closest_from_below(
+    vit: VisionTransformer,
+    method: Method,
+    layout: TokenLayout,
+    macs_ratio: float,
+    *,
+    prefix_only: bool,
+) -> int | tuple[int, ...]:
+    """The r, or the list of r and r - 1, whose multiply-adds come closest to a share from below.
+
+    Raises:
+        InvalidScheduleError: the share is not in (0, 1], or no schedule gets below it.
+    """
+    if not isinstance(macs_ratio, int | float) or not 0 < macs_ratio <= 1:
+        raise InvalidScheduleError(f"macs_ratio = {macs_ratio!r} must lie in (0, 1]")
+    budget = macs_ratio * macs(cast(nn.Module, vit))
+
+    def fits(r: int | tuple[int, ...]) -> bool:
+        return _macs(vit, method.plan(r, layout), prefix_only=prefix_only) <= budget
+
+    most = removable(layout.num_tokens, layout.num_prefix_tokens)
+    r = next((r for r in range(most + 1) if fits(r)), None)
+    if r is None:
+        raise InvalidScheduleError(
+            f"macs_ratio = {macs_ratio} cannot be reached: even r = {most} costs more"
         )
-    num_tokens = embed.num_patches + vit.num_prefix_tokens
+    return r if r == 0 else _refine(r, layout.num_blocks, fits)
+
+
+def _refine(
+    r: int, num_blocks: int, fits: Callable[[int | tuple[int, ...]], bool]
+) -> int | tuple[int, ...]:
+    """Take one token less out of as many blocks as fit, the last first: they cost least."""
+    schedule = [r] * num_blocks
+    if not fits(tuple(schedule)):
+        return r  # a method that reads a list in another way than a single number
+    for block in reversed(range(num_blocks)):
+        schedule[block] -= 1
+        if not fits(tuple(schedule)):
+            schedule[block] += 1
+    return tuple(schedule)
+
+
+def _macs(vit: VisionTransformer, reduction: ReductionPlan, *, prefix_only: bool) -> int:
+    num_tokens = vit.patch_embed.num_patches + vit.num_prefix_tokens
+    num_tokens -= min(reduction.num_removed_at_input, removable(num_tokens, vit.num_prefix_tokens))
     counts = token_counts(
         num_tokens=num_tokens,
         num_prefix_tokens=vit.num_prefix_tokens,
         num_blocks=len(vit.blocks),
-        r=vit.blocks.schedule if isinstance(vit.blocks, ReducedBlocks) else 0,
+        r=reduction.schedule,
     )
-    total = embed.num_patches * projection.weight.numel()
-    for block, (entering, left) in zip(vit.blocks, pairwise([num_tokens, *counts]), strict=True):
-        total += _block_cost(cast(Block, block)).macs(entering, left)
-    return total + _linear_weights(vit.head) + _linear_weights(getattr(vit, "head_dist", None))
+    total = vit.patch_embed.num_patches * _patch_weights(vit)
+    steps = list(pairwise([num_tokens, *counts]))
+    for number, (block, (entering, left)) in enumerate(zip(vit.blocks, steps, strict=True)):
+        if prefix_only and number == len(steps) - 1:
+            queries = left = vit.num_prefix_tokens
+        else:
+            queries = entering
+        total += _block_cost(cast(Block, block)).macs(entering, queries, left)
+    return total + _head_macs(vit, counts[-1])
+
+
+def _patch_weights(vit: VisionTransformer) -> int:
+    """Multiply-adds of embedding one patch."""
+    embed = cast(nn.Module, vit.patch_embed)
+    layers = [layer for layer in embed.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    if len(layers) != 1:
+        raise UnsupportedModelError(
+            f"patch_embed: cannot count a {type(embed).__name__} of more than one layer"
+        )
+    return layers[0].weight.numel()
 
 
 def _block_cost(block: Block) -> BlockCost:
+    per_token = _linear_weights(cast(nn.Module, block.attn))
+    per_key = 2 * block.attn.qkv.weight.numel() // 3
     return BlockCost(
-        attention_per_token=_linear_weights(cast(nn.Module, block.attn)),
-        attention_per_pair=2 * block.attn.num_heads * block.attn.head_dim,
+        per_key=per_key,
+        per_query=per_token - per_key,
+        per_pair=2 * block.attn.num_heads * block.attn.head_dim,
         mlp_per_token=_linear_weights(block.mlp),
     )
+
+
+def _head_macs(vit: VisionTransformer, num_tokens: int) -> int:
+    """Pooling by attention, where there is any, and the classifiers."""
+    classifiers = _linear_weights(vit.head) + _linear_weights(getattr(vit, "head_dist", None))
+    pool = vit.attn_pool
+    if pool is None:
+        return classifiers
+    num_pooled = num_tokens if vit.pool_include_prefix else num_tokens - vit.num_prefix_tokens
+    per_key = _linear_weights(pool.kv)
+    per_query = _linear_weights(cast(nn.Module, pool)) - per_key
+    pairs = 2 * pool.num_heads * pool.head_dim * num_pooled
+    return classifiers + per_key * num_pooled + pool.latent_len * (per_query + pairs)
 
 
 def _linear_weights(module: nn.Module | None) -> int:

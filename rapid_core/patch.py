@@ -1,55 +1,31 @@
 """Turn a timm Vision Transformer into one that removes tokens as it goes."""
 
 import copy
-from collections.abc import Sequence
 from types import MethodType
 from typing import cast
 
 from torch import Tensor, nn
 
-from rapid_core.block import run_block
-from rapid_core.methods import Planner, TokenLayout, create_method
-from rapid_core.schedule import parse_r, removed_per_block
+from rapid_core.attention import size_bias
+from rapid_core.blocks import ReducedBlocks
+from rapid_core.cost import closest_from_below
+from rapid_core.errors import InvalidScheduleError
+from rapid_core.methods import create_method
+from rapid_core.planners import TokenLayout
+from rapid_core.schedule import PAPER_PRUNE_BLOCKS, Reductions, named_schedule
 from rapid_core.tokens import Tokens
-from rapid_core.vit import Block, VisionTransformer, check_model
+from rapid_core.vit import VisionTransformer, check_model
 
 
-class ReducedBlocks(nn.Sequential):
-    """A model's own blocks, run with a schedule. It holds no state of any call."""
-
-    def __init__(
-        self,
-        blocks: Sequence[nn.Module],
-        *,
-        schedule: tuple[int, ...],
-        planners: Sequence[Planner],
-        num_prefix_tokens: int,
-    ) -> None:
-        """Put a schedule and its planners, one entry per block, beside the blocks."""
-        super().__init__(*blocks)
-        self.schedule = schedule
-        self.planners = tuple(planners)
-        self.num_prefix_tokens = num_prefix_tokens
-
-    def run(self, x: Tensor) -> Tokens:
-        """Run all blocks on embedded tokens (B, N, C)."""
-        removed = removed_per_block(
-            num_tokens=x.shape[1],
-            num_prefix_tokens=self.num_prefix_tokens,
-            schedule=self.schedule,
-        )
-        tokens = Tokens(x)
-        for block, num_removed, planner in zip(self, removed, self.planners, strict=True):
-            tokens = run_block(cast(Block, block), tokens, num_removed, planner)
-        return tokens
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name nn.Sequential gives it
-        """Run all blocks on embedded tokens (B, N, C); returns what is left, (B, M, C)."""
-        return self.run(input).x
-
-
-def patch(
-    model: nn.Module, r: int | Sequence[int], *, method: str = "rapid", **options: float | None
+def patch(  # noqa: PLR0913 - all but r are named options
+    model: nn.Module,
+    r: Reductions | None = None,
+    *,
+    macs_ratio: float | None = None,
+    schedule: str = "constant",
+    method: str = "rapid",
+    prefix_only: bool = False,
+    **options: float | None,
 ) -> nn.Module:
     """Give a model a token-reduction schedule.
 
@@ -59,37 +35,61 @@ def patch(
 
     Args:
         model: a timm `VisionTransformer` or `VisionTransformerDistilled`.
-        r: tokens to remove in every block, or a list with one number per block; >= 0, capped at
-            half of the patch tokens left. 0 is the model itself, bit for bit.
-        method: "rapid" (arXiv 2606.08156) or "tome" (arXiv 2210.09461).
-        **options: the method's own; for "rapid" (see `Rapid`): `similarity_threshold` = 0.7,
-            `num_prune_blocks` = first third, `importance_weight` = 50.0, `importance_top` = 0.2,
-            `clamp_importance` = False. "tome" has none.
+        r: tokens to remove in every block; or a list with one number per block; or ToMe's pair
+            (r, inflection). >= 0, capped at half of the patch tokens left. 0 is the model itself,
+            bit for bit.
+        macs_ratio: instead of r: the share of the model's own multiply-adds to stay below, in
+            (0, 1]; the schedule next to constant r comes as close as whole tokens allow.
+        schedule: what an integer r means: "constant"; "decreasing", from 2 r to 0; or "paper",
+            RAPID's own: 4 blocks that prune, 8 that merge, nothing after.
+        method: "rapid", "tome", "tofu", "patch_similarity", "evit", "attention_rollout" or
+            "random"; docs/methods.md describes them.
+        prefix_only: let the last block of a CLS-pooled model compute only the tokens that the head
+            reads: the same logits within rounding, for less work. `forward_features` then returns
+            the prefix tokens alone.
+        **options: the method's own; for "rapid": `similarity_threshold` = 0.7, `num_prune_blocks` =
+            first third, `importance_weight` = 50.0, `importance_top` = 0.2, `clamp_importance` =
+            False.
 
     Returns:
         A module from images (B, 3, S, S) to logits (B, K).
 
     Raises:
         UnsupportedModelError: the model has a part whose result cannot be reproduced.
-        InvalidScheduleError: `r`, `method` or an option is not possible for this model.
+        InvalidScheduleError: `r`, `macs_ratio`, `schedule`, `method` or an option is not possible
+            for this model.
     """
     vit = check_model(model)
-    layout = TokenLayout(len(vit.blocks), vit.num_prefix_tokens, vit.has_class_token)
-    reduced = _shallow_copy(model)
-    reduced.blocks = ReducedBlocks(
-        list(vit.blocks),
-        schedule=parse_r(r, layout.num_blocks),
-        planners=create_method(method, options).planners(layout),
-        num_prefix_tokens=layout.num_prefix_tokens,
+    layout = TokenLayout(
+        len(vit.blocks), vit.num_prefix_tokens, vit.has_class_token, vit.patch_embed.grid_size
     )
-    if vit.global_pool in ("avg", "avgmax"):
-        # On the instance: the sizes that the average needs are known only inside a forward.
+    if schedule == "paper" and method == "rapid":
+        options = {"num_prune_blocks": min(PAPER_PRUNE_BLOCKS, layout.num_blocks), **options}
+    chosen = create_method(method, options)
+    if prefix_only and vit.global_pool != "token":
+        raise InvalidScheduleError(
+            f"prefix_only needs a model that pools the CLS token, not global_pool = "
+            f"{vit.global_pool!r}"
+        )
+    if (r is None) == (macs_ratio is None) and options.get("keep_rate") is None:
+        raise InvalidScheduleError("give either r or macs_ratio")
+    if macs_ratio is not None:
+        r = closest_from_below(vit, chosen, layout, macs_ratio, prefix_only=prefix_only)
+    reduced = shallow_copy(model)
+    reduced.blocks = ReducedBlocks(
+        vit.blocks,
+        chosen.plan(named_schedule(schedule, 0 if r is None else r, layout.num_blocks), layout),
+        num_prefix_tokens=layout.num_prefix_tokens,
+        prefix_only=prefix_only,
+    )
+    if vit.global_pool in ("avg", "avgmax", "map"):
+        # On the instance: the sizes that the pooling needs are known only inside a forward.
         reduced.forward = MethodType(_forward_size_weighted, reduced)
     return reduced
 
 
-def _shallow_copy(model: nn.Module) -> nn.Module:
-    """A module with its own dictionaries over the same children, parameters and buffers."""
+def shallow_copy(model: nn.Module) -> nn.Module:
+    """A module with dictionaries of its own over the same children, parameters and buffers."""
     twin = copy.copy(model)
     for name, value in vars(model).items():
         if isinstance(value, dict | set):
@@ -98,7 +98,7 @@ def _shallow_copy(model: nn.Module) -> nn.Module:
 
 
 def _forward_size_weighted(model: VisionTransformer, images: Tensor) -> Tensor:
-    """A timm VisionTransformer's forward, with its average over patches weighted by size.
+    """A timm VisionTransformer's forward, with its pooling over patches weighted by size.
 
     A token that stands for s patches counts s times, as its s patches would have.
     """
@@ -107,10 +107,18 @@ def _forward_size_weighted(model: VisionTransformer, images: Tensor) -> Tensor:
     x = model.norm(tokens.x)
     if tokens.size is None:
         return model.forward_head(x)
-    size = tokens.size
+    pooled = _pool(model, Tokens(x, tokens.size))
+    logits: Tensor = model.head(model.head_drop(model.fc_norm(pooled)))
+    return logits
+
+
+def _pool(model: VisionTransformer, tokens: Tokens) -> Tensor:
+    """Pooled tokens (B, C), each token counted by its size."""
+    assert tokens.size is not None
+    x, size = tokens.x, tokens.size
     if not model.pool_include_prefix:
         x, size = x[:, model.num_prefix_tokens :], size[:, model.num_prefix_tokens :]
-    pooled = (x * (size / size.sum(dim=1, keepdim=True)).to(x.dtype)).sum(dim=1)
-    if model.global_pool == "avgmax":
-        pooled = 0.5 * (x.amax(dim=1) + pooled)
-    return cast(Tensor, model.head(model.head_drop(model.fc_norm(pooled))))
+    if model.attn_pool is not None:
+        return model.attn_pool(x, attn_mask=size_bias(size).to(x.dtype))
+    mean = (x * (size / size.sum(dim=1, keepdim=True)).to(x.dtype)).sum(dim=1)
+    return 0.5 * (x.amax(dim=1) + mean) if model.global_pool == "avgmax" else mean

@@ -4,40 +4,83 @@ import torch
 from torch import Tensor
 
 from rapid_core.precision import without_autocast
-from rapid_core.selection import MergePlan, Plan, PrunePlan
+from rapid_core.selection import FusePlan, MergePlan, Plan, PrunePlan
 from rapid_core.tokens import Tokens, ones_like_size
 
 
 def apply_plan(tokens: Tokens, plan: Plan) -> Tokens:
     """Carry out a plan on N tokens: N - R tokens, in the plan's order."""
-    if isinstance(plan, PrunePlan):
-        return prune(tokens, plan)
-    return merge(tokens, plan)
+    with without_autocast(tokens.x.device):
+        if isinstance(plan, PrunePlan):
+            return prune(tokens, plan)
+        if isinstance(plan, FusePlan):
+            return fuse(tokens, plan)
+        return merge(tokens, plan)
 
 
 def prune(tokens: Tokens, plan: PrunePlan) -> Tokens:
     """Keep the planned tokens; what the others stood for is lost."""
     size = None if tokens.size is None else take(tokens.size, plan.keep_idx)
-    return Tokens(take(tokens.x, plan.keep_idx), size)
+    memory = None if tokens.memory is None else take(tokens.memory, plan.keep_idx)
+    return Tokens(take(tokens.x, plan.keep_idx), size, memory)
+
+
+def fuse(tokens: Tokens, plan: FusePlan) -> Tokens:
+    """Keep the planned tokens and add one: the weighted sum of the others.
+
+    It counts as one token and remembers what the first of them did.
+    """
+    kept = prune(tokens, PrunePlan(plan.keep_idx))
+    fused = plan.weight[:, None].to(tokens.x.dtype) @ take(tokens.x, plan.src_idx)
+    size, memory = kept.size, kept.memory
+    if size is not None:
+        size = torch.cat([size, torch.ones_like(size[:, :1])], dim=1)
+    if memory is not None and tokens.memory is not None:
+        memory = torch.cat([memory, take(tokens.memory, plan.src_idx[:, :1])], dim=1)
+    return Tokens(torch.cat([kept.x, fused], dim=1), size, memory)
 
 
 def merge(tokens: Tokens, plan: MergePlan) -> Tokens:
-    """Merge each source into its destination: size-weighted mean, sizes add up.
+    """Merge each source into its destination; sizes add up, the destination's memory stays.
 
-    Source: Bolya et al. 2023 (Token Merging), section 3.
+    Sources: Bolya et al. 2023 (Token Merging), section 3, for the size-weighted mean; ToFu (Kim et
+    al. 2024, arXiv 2312.01026), section 3.2, for MLERP.
     """
-    with without_autocast(tokens.x.device):
-        old_size = ones_like_size(tokens.x) if tokens.size is None else tokens.size
-        src_size = take(old_size, plan.src_idx)
-        # A product with a 0/1 matrix needs no atomic adds: the same result every time.
-        moves_to = _one_hot(plan.dst_idx, plan.keep_idx.shape[1], old_size.dtype)
-        size = torch.baddbmm(take(old_size, plan.keep_idx), moves_to, src_size)
-        # The mean (s_d x_d + Σ s_i x_i) / s, where s = s_d + Σ s_i, is x_d + Σ s_i / s (x_i - x_d).
-        # So it leaves the other tokens alone, and with shares <= 1 it cannot overflow float16.
-        kept = take(tokens.x, plan.keep_idx)
-        difference = take(tokens.x, plan.src_idx) - take(kept, plan.dst_idx)
-        share = (src_size / take(size, plan.dst_idx)).to(kept.dtype)
-        return Tokens(torch.baddbmm(kept, moves_to.to(kept.dtype), share * difference), size)
+    old_size = ones_like_size(tokens.x) if tokens.size is None else tokens.size
+    kept = prune(tokens, PrunePlan(plan.keep_idx))
+    src_x, src_size = take(tokens.x, plan.src_idx), take(old_size, plan.src_idx)
+    # A product with a 0/1 matrix needs no atomic adds: the same result every time.
+    moves_to = _one_hot(plan.dst_idx, plan.keep_idx.shape[1], old_size.dtype)
+    kept_size = take(old_size, plan.keep_idx)
+    size = torch.baddbmm(kept_size, moves_to, src_size)
+    if plan.rule == "mlerp":
+        num_members = 1 + moves_to.sum(dim=-1, keepdim=True)
+        own_share, src_share = 1 / num_members, 1 / take(num_members, plan.dst_idx)
+    else:
+        own_share, src_share = kept_size / size, src_size / take(size, plan.dst_idx)
+    # Shares first: with weights of at most 1, no sum of large tokens overflows float16. Where
+    # nothing is merged the own share is 1 and the token stays as it is, bit for bit.
+    x = torch.baddbmm(
+        kept.x * own_share.to(kept.x.dtype),
+        moves_to.to(kept.x.dtype),
+        src_x * src_share.to(kept.x.dtype),
+    )
+    if plan.rule == "mlerp":
+        x = torch.where(num_members > 1, _rescale(x, kept.x, src_x, moves_to), x)
+    return Tokens(x, size, kept.memory)
+
+
+def _rescale(mean: Tensor, x: Tensor, src_x: Tensor, moves_to: Tensor) -> Tensor:
+    """Give each mean the largest norm of the tokens that it is a mean of."""
+    largest = torch.maximum(_norm(x), (moves_to * _norm(src_x).mT).amax(dim=-1, keepdim=True))
+    tiny = torch.finfo(largest.dtype).tiny  # a mean of zero stays zero
+    return mean * (largest / _norm(mean).clamp(min=tiny)).to(mean.dtype)
+
+
+def _norm(x: Tensor) -> Tensor:
+    """Length of each token: (B, N, C) -> (B, N, 1), float32 or wider."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return x.to(dtype).square().sum(dim=-1, keepdim=True).sqrt()
 
 
 def take(per_token: Tensor, index: Tensor) -> Tensor:

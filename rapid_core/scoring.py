@@ -92,3 +92,79 @@ def merge_score(best_similarity: Tensor, importance: Tensor, weight: float) -> T
     Source: RAPID (arXiv 2606.08156), Eq. 2 and 3.
     """
     return best_similarity - weight * importance
+
+
+def patch_redundancy(x: Tensor) -> Tensor:
+    """Mean cosine similarity of every patch token to all the others.
+
+    ``R_i = (Σ_j x̂_i·x̂_j - 1) / (n - 1) = (x̂_i·Σ_j x̂_j - 1) / (n - 1)``
+
+    Args:
+        x: (B, n, C), patch tokens, n >= 2.
+
+    Returns:
+        (B, n) in -1 ... 1, float32 or wider.
+
+    Source: Patch Similarity pruning (preprints.org 202504.0596).
+    """
+    unit = F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
+    # Σ_j (x̂_i·x̂_j) = x̂_i·(Σ_j x̂_j), so the (B, n, n) matrix is never built.
+    return ((unit * unit.sum(dim=1, keepdim=True)).sum(dim=-1) - 1) / (x.shape[1] - 1)
+
+
+def spread_out(score: Tensor, window: Tensor, population: Tensor) -> Tensor:
+    """How many of a 2 x 2 window are gone before this patch goes, as a share in 0 ... 1.
+
+    Subtracted from a redundancy, it keeps pruned patches from clustering: the second patch of a
+    window costs 1/3, the last one 1. Patches of the window that left earlier count as gone.
+
+    Args:
+        score: (B, n), the redundancy of each patch token.
+        window: (B, n), number of the 2 x 2 window of the image that each patch lies in.
+        population: (B, n), patches that this window had at first, 1 to 4.
+
+    Returns:
+        (B, n).
+
+    Source: our reading of the diversity term of Patch Similarity pruning, whose formula is not
+    available; see docs/methods.md.
+    """
+    same = window[:, :, None] == window[:, None, :]
+    index = torch.arange(score.shape[1], device=score.device)
+    sooner = score[:, None, :] > score[:, :, None]
+    tied = (score[:, None, :] == score[:, :, None]) & (index[None, :] < index[:, None])
+    num_gone = population - same.sum(dim=-1) + (same & (sooner | tied)).sum(dim=-1)
+    return num_gone.to(score.dtype) / 3
+
+
+def rollout(attention: Tensor, previous: Tensor | None) -> Tensor:
+    """Attention followed back through the blocks to the input.
+
+    ``R_l = (Ā_l + I) / 2 · R_(l-1)``; both terms have rows that sum to 1, and so has R.
+
+    Args:
+        attention: (B, N, N), attention of this block, averaged over heads.
+        previous: (B, N, M), the rollout before it; None in the first block: the identity.
+
+    Returns:
+        (B, N, M).
+
+    Source: Abnar and Zuidema 2020 (arXiv 2005.00928), section 3, attention rollout.
+    """
+    identity = torch.eye(attention.shape[1], dtype=attention.dtype, device=attention.device)
+    if previous is None:
+        return (attention + identity) / 2
+    return (attention @ previous + previous) / 2
+
+
+def pseudo_random(num_scores: int, seed: int, device: torch.device) -> Tensor:
+    """Numbers that look random and are the same everywhere: (num_scores,), float32, in 0 ... 1.
+
+    An integer hash (splitmix-like, 31 bits) instead of a generator: no state, no transfer from the
+    host, and the same on every device and in every batch.
+    """
+    mask = 0x7FFFFFFF
+    value = torch.arange(num_scores, device=device) + (seed * 0x9E3779B1 & mask)
+    for factor in (0x45D9F3B, 0x2C1B3C6D, 0x297A2D39):
+        value = ((value >> 15 ^ value) * factor) & mask
+    return (value >> 15 ^ value).float() / mask

@@ -4,7 +4,7 @@ After a reduction the tokens stand in this order: prefix tokens, the sources tha
 then all destinations, in order. So the next block's split into odd and even is well defined.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,9 +26,22 @@ class MergePlan(NamedTuple):
     """(B, R), the tokens that are merged away; positions among the N old tokens."""
     dst_idx: Tensor
     """(B, R), where each of them goes; positions among the N - R kept tokens."""
+    rule: Literal["mean", "mlerp"] = "mean"
+    """size-weighted mean, or the plain mean rescaled to the largest norm of the group."""
 
 
-Plan = PrunePlan | MergePlan
+class FusePlan(NamedTuple):
+    """Replace some tokens by one weighted sum of them, which becomes the last token."""
+
+    keep_idx: Tensor
+    """(B, N - R - 1), the tokens that stay, in their new order."""
+    src_idx: Tensor
+    """(B, R + 1), the tokens that are fused."""
+    weight: Tensor
+    """(B, R + 1), what each of them counts in the sum."""
+
+
+Plan = PrunePlan | MergePlan | FusePlan
 
 
 def plan_prune(
@@ -52,6 +65,48 @@ def plan_prune(
     by_score = score.gather(-1, by_tie_break).sort(dim=-1, descending=True, stable=True).indices
     order = by_tie_break.gather(-1, by_score)
     return PrunePlan(_kept(order[:, num_removed:], num_tokens, num_prefix_tokens))
+
+
+def plan_drop(score: Tensor, *, num_removed: int, num_prefix_tokens: int) -> PrunePlan:
+    """Drop the patch tokens with the highest score, sources and destinations alike.
+
+    Args:
+        score: (B, n), of every patch token; of equal ones the lower index goes first.
+        num_removed: R, at most n.
+        num_prefix_tokens: P.
+
+    Returns:
+        A plan that keeps the others in their order.
+    """
+    kept, _ = _split_by_score(score, num_removed, num_prefix_tokens)
+    return PrunePlan(kept)
+
+
+def plan_fuse(
+    score: Tensor, weight: Tensor, *, num_removed: int, num_prefix_tokens: int
+) -> FusePlan:
+    """Fuse the R + 1 patch tokens with the highest score into one: R tokens fewer.
+
+    Args:
+        score: (B, n), as for `plan_drop`.
+        weight: (B, n), what each patch token counts in the sum.
+        num_removed: R, at most n - 1.
+        num_prefix_tokens: P.
+
+    Source: EViT (Liang et al. 2022, arXiv 2202.07800), section 3.3, inattentive token fusion.
+    """
+    kept, gone = _split_by_score(score, num_removed + 1, num_prefix_tokens)
+    return FusePlan(kept, gone, weight.gather(-1, gone - num_prefix_tokens))
+
+
+def _split_by_score(
+    score: Tensor, num_removed: int, num_prefix_tokens: int
+) -> tuple[Tensor, Tensor]:
+    """Positions of the tokens that stay (B, N - R), prefix first, and of those that go (B, R)."""
+    order = score.sort(dim=-1, descending=True, stable=True).indices + num_prefix_tokens
+    kept = order[:, num_removed:].sort(dim=-1).values
+    prefix = torch.arange(num_prefix_tokens, device=score.device).expand(len(score), -1)
+    return torch.cat([prefix, kept], dim=1), order[:, :num_removed]
 
 
 def plan_merge(

@@ -13,6 +13,8 @@ class Tokens(NamedTuple):
     """(B, N, C), prefix tokens first."""
     size: Tensor | None = None
     """(B, N, 1), float32 or wider, >= 1; None while every token stands for one patch."""
+    memory: Tensor | None = None
+    """(B, N, M), what a method remembers of each token; it goes where the token goes."""
 
 
 def ones_like_size(x: Tensor) -> Tensor:

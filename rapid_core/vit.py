@@ -18,7 +18,7 @@ class Attention(Protocol):
     head_dim: int
     scale: float
     training: bool
-    qkv: nn.Module
+    qkv: nn.Linear
     q_norm: nn.Module
     k_norm: nn.Module
     attn_drop: nn.Dropout
@@ -47,10 +47,22 @@ class PatchEmbed(Protocol):
     """timm's patch embedding."""
 
     num_patches: int
-    proj: nn.Module
+    grid_size: tuple[int, int]
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, n, C)."""
+
+
+class AttentionPool(Protocol):
+    """timm's pooling by attention from a learnt query (`AttentionPoolLatent`)."""
+
+    num_heads: int
+    head_dim: int
+    latent_len: int
+    kv: nn.Module
+
+    def __call__(self, x: Tensor, attn_mask: Tensor) -> Tensor:
+        """(B, N, C) and an attention bias (B, 1, 1, N) -> (B, C)."""
 
 
 class VisionTransformer(Protocol):
@@ -67,6 +79,7 @@ class VisionTransformer(Protocol):
     num_prefix_tokens: int
     has_class_token: bool
     global_pool: str
+    attn_pool: AttentionPool | None
     pool_include_prefix: bool
 
     def _pos_embed(self, x: Tensor) -> Tensor: ...
@@ -81,7 +94,7 @@ BLOCK_CHILDREN = frozenset(
 ATTENTION_CHILDREN = frozenset(
     {"qkv", "q_norm", "k_norm", "attn_drop", "norm", "proj", "proj_drop"}
 )
-POOLINGS = ("token", "avg", "avgmax", "max", "")
+POOLINGS = ("token", "avg", "avgmax", "max", "map", "")
 
 
 def check_model(model: nn.Module) -> VisionTransformer:
@@ -101,10 +114,14 @@ def check_model(model: nn.Module) -> VisionTransformer:
             f"{name}: gradient checkpointing walks the blocks without the reduction; "
             "call set_grad_checkpointing(False) first"
         )
-    if model.attn_pool is not None or model.global_pool not in POOLINGS:
+    if model.global_pool not in POOLINGS:
         raise UnsupportedModelError(
             f"{name}: cannot reproduce global_pool={model.global_pool!r}; supported are "
             f"{', '.join(pool for pool in POOLINGS if pool)}"
+        )
+    if getattr(model.attn_pool, "pos_embed", None) is not None:
+        raise UnsupportedModelError(
+            f"{name}: attn_pool has a position embedding, so it needs every patch in its place"
         )
     vit = cast(VisionTransformer, model)
     for layer, block in enumerate(vit.blocks):

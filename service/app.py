@@ -70,7 +70,11 @@ def create_app(
         engine.close()
 
     app = FastAPI(
-        title="rapid-vit", version=version("rapid-vit"), description=DESCRIPTION, lifespan=lifespan
+        title="rapid-vit",
+        version=version("rapid-vit"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redirect_slashes=False,
     )
     app.add_middleware(RequestIds)
     problems.install(app)

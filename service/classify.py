@@ -16,6 +16,8 @@ from service.ranking import rank
 from service.schemas import ClassifyParameters, ClassifyResponse, Timing, TokenCount
 from service.tiers import Reduction, Tier
 
+DEFAULT_TOP_K = 5
+
 
 @dataclass(frozen=True)
 class Service:
@@ -35,7 +37,7 @@ class Service:
 async def classify(
     service: Service, image: bytes, wanted: ClassifyParameters, *, arrival: float, request_id: str
 ) -> ClassifyResponse:
-    """Answer one image.
+    """Answer one image, for which the caller holds a place.
 
     Args:
         service: what runs here.
@@ -47,26 +49,25 @@ async def classify(
     Raises:
         ServiceError: one of its kinds, whenever there is no answer.
     """
-    service.lifecycle.require_ready()
-    with service.admission.enter(num_images=1):
-        model, reduction = choose(service, wanted)
-        variant = model.variant(reduction.method, reduction.r)
-        deadline = arrival + (wanted.deadline_ms or service.default_deadline_ms) / 1000
-        try:
-            # Not timeout_at: an event loop's clock may only count whole milliseconds.
-            async with asyncio.timeout(deadline - monotonic()):
-                started = monotonic()
-                pixels = await asyncio.get_running_loop().run_in_executor(
-                    service.decoders, images.decode, image, _input_spec(service, model)
-                )
-                decode_s = monotonic() - started
-                answer = await service.batcher.submit(variant, pixels, deadline)
-        except TimeoutError as exc:
-            raise DeadlineExceededError(
-                f"not answered within {1000 * (deadline - arrival):g} ms; allow more time with "
-                "deadline_ms, or choose a faster tier"
-            ) from exc
-        predictions = rank(answer.logits, model.labels, wanted.top_k)
+    model, reduction = choose(service, wanted)
+    variant = model.variant(reduction.method, reduction.r)
+    deadline = arrival + (wanted.deadline_ms or service.default_deadline_ms) / 1000
+    try:
+        # Not timeout_at: an event loop's clock may only count whole milliseconds.
+        async with asyncio.timeout(deadline - monotonic()):
+            started = monotonic()
+            pixels = await asyncio.get_running_loop().run_in_executor(
+                service.decoders, images.decode, image, _input_spec(service, model)
+            )
+            decode_s = monotonic() - started
+            answer = await service.batcher.submit(variant, pixels, deadline)
+    except TimeoutError as exc:
+        raise DeadlineExceededError(
+            f"not answered within {1000 * (deadline - arrival):g} ms; allow more time with "
+            "deadline_ms, or choose a faster tier"
+        ) from exc
+    top_k = min(DEFAULT_TOP_K, len(model.labels)) if wanted.top_k is None else wanted.top_k
+    predictions = rank(answer.logits, model.labels, top_k)
     _observe(service.metrics, model, reduction, answer, decode_s)
     return ClassifyResponse(
         model=model.name,
@@ -96,7 +97,7 @@ def choose(service: Service, wanted: ClassifyParameters) -> tuple[ServedModel, R
         InvalidParameterError: r, tier, method or top_k is not possible with this model.
     """
     model = service.models.find(wanted.model)
-    if wanted.top_k > len(model.labels):
+    if wanted.top_k is not None and not 1 <= wanted.top_k <= len(model.labels):
         raise InvalidParameterError(
             f"top_k = {wanted.top_k} is out of range; allowed for this model: "
             f"1 ... {len(model.labels)}"

@@ -1,6 +1,8 @@
 """Bytes -> pixels, within limits. It knows no model: the transform comes in."""
 
 import io
+import logging
+import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,6 +10,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from service.errors import ImageRejectedError, TooLargeError
+
+logger = logging.getLogger(__name__)
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 DRAFT_FORMATS = ("JPEG", "MPO")
@@ -68,12 +72,22 @@ def _check_size(size: tuple[int, int], spec: InputSpec) -> None:
         )
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the rotation that the EXIF block asks for; a block that is damaged asks for none."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except (SyntaxError, ValueError, KeyError, TypeError, struct.error) as exc:
+        logger.debug("unreadable EXIF block: %s", exc)
+        image.info.pop("exif", None)
+        return image
+
+
 def _to_rgb(image: Image.Image, resize_side: int) -> Image.Image:
     if image.format in DRAFT_FORMATS:
         # Let libjpeg halve large photos as it decodes, as long as both sides keep at least twice
         # the length that they are resized to: several times faster, and no visible difference.
         image.draft(None, (2 * resize_side, 2 * resize_side))
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode.startswith("I;16"):
         # convert("RGB") would clip at 255 and turn the picture white.
         image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")

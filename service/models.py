@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from threading import Lock
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -71,11 +71,11 @@ class ServedModel:
             return self._variants[method, r]
 
     def _patch(self, method: str, r: int) -> Variant:
-        module = rapid_core.patch(self._module, r=r, method=method)
+        module: Any = rapid_core.patch(self._module, r=r, method=method)
         schedule = rapid_core.removed_per_block(
             num_tokens=self.num_tokens,
             num_prefix_tokens=self.num_prefix_tokens,
-            schedule=(r,) * self.limits.num_blocks,
+            schedule=module.blocks.reduction.schedule,
         )
         return Variant(
             model=self.name,

@@ -22,8 +22,12 @@ class ClassifyParameters(BaseModel):
     tier: Tier | None = Field(
         None, description="How much of the network's work to do, from `exact` to `extreme`."
     )
-    method: str = Field("rapid", description="Token-reduction method: `rapid` or `tome`.")
-    top_k: int = Field(5, ge=1, description="Number of labels, 1 ... the number of classes.")
+    method: str = Field("rapid", description="Token-reduction method; GET /v1/models lists them.")
+    top_k: int | None = Field(
+        None,
+        json_schema_extra={"minimum": 1},
+        description="Number of labels, 1 ... the number of classes; default: 5, or all if fewer.",
+    )
     deadline_ms: float | None = Field(
         None, gt=0, le=3_600_000, description="Answer within this time or get 504."
     )

@@ -13,16 +13,32 @@ CORE: dict[str, set[str]] = {
     "schedule": {"errors"},
     "tokens": set(),
     "vit": {"errors"},
-    "attention": {"vit"},
+    "attention": {"tokens", "vit"},
     "precision": set(),
     "scoring": {"precision"},
     "selection": set(),
     "reduction": {"precision", "selection", "tokens"},
-    "methods": {"attention", "errors", "scoring", "selection"},
-    "block": {"attention", "methods", "reduction", "tokens", "vit"},
-    "patch": {"block", "methods", "schedule", "tokens", "vit"},
-    "cost": {"errors", "patch", "schedule", "vit"},
-    "__init__": {"cost", "errors", "methods", "patch", "schedule"},
+    "planners": {"attention", "scoring", "selection"},
+    "methods": {"errors", "planners", "schedule"},
+    "blocks": {
+        *(
+            "attention",
+            "methods",
+            "planners",
+            "reduction",
+            "schedule",
+            "selection",
+            "tokens",
+            "vit",
+        ),
+    },
+    "cost": {"blocks", "errors", "methods", "planners", "schedule", "vit"},
+    "patch": {
+        *("attention", "blocks", "cost", "errors", "methods", "planners", "schedule", "tokens"),
+        "vit",
+    },
+    "tracing": {"blocks", "errors", "patch", "selection", "tokens"},
+    "__init__": {"cost", "errors", "methods", "patch", "schedule", "tracing"},
 }
 
 SERVICE: dict[str, set[str]] = {

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import binascii
 import json
+import math
 import re
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from concurrent.futures import Executor
@@ -38,6 +39,24 @@ MULTIPART_TYPE = "multipart/form-data"
 IMAGE_FIELD = "image"
 DATA_URI = re.compile(r"data:[\w.+/-]*(;[\w.+-]+=[\w.+-]*)*;base64,", re.ASCII)
 LONGEST_FIELD_BYTES = 1024
+
+
+class _WholeFormParser(MultiPartParser):
+    """Starlette's parser, which by itself drops the last part of a form that was cut off."""
+
+    complete = False
+
+    def on_end(self) -> None:
+        self.complete = True
+        super().on_end()
+
+    async def parse_whole(self) -> FormData:
+        form = await self.parse()
+        if not self.complete:
+            for file in self._files_to_close_on_error:
+                file.close()
+            raise MultiPartException("its closing boundary is missing; was it cut off?")
+        return form
 
 
 class Upload(NamedTuple):
@@ -167,12 +186,14 @@ async def _parse_multipart(
     async def whole() -> AsyncGenerator[bytes, None]:
         yield body
 
-    parser = MultiPartParser(headers, whole(), max_part_size=LONGEST_FIELD_BYTES)
+    parser = _WholeFormParser(
+        headers, whole(), max_files=math.inf, max_part_size=LONGEST_FIELD_BYTES
+    )
     parser.spool_max_size = len(body) + 1  # keep the files in memory, where the body already is
     try:
-        form = await parser.parse()
-    except (MultiPartException, KeyError, UnicodeDecodeError) as exc:
-        message = getattr(exc, "message", "it has no usable boundary")
+        form = await parser.parse_whole()
+    except (MultiPartException, KeyError, UnicodeError) as exc:
+        message = getattr(exc, "message", "its boundary or its text is not usable")
         raise InvalidRequestError(f"the multipart body cannot be read: {message}") from exc
     try:
         images, fields = await _read_form(form)
@@ -207,7 +228,7 @@ async def _read_form(form: FormData) -> tuple[list[bytes], list[tuple[str, str]]
 
 def _parse_json(body: bytes) -> tuple[bytes, dict[str, object]]:
     try:
-        members = json.loads(body)
+        members = json.loads(body, object_pairs_hook=_members)
     except (ValueError, RecursionError) as exc:
         raise InvalidRequestError(f"the body is no valid JSON: {exc}") from exc
     if not isinstance(members, dict):
@@ -220,6 +241,14 @@ def _parse_json(body: bytes) -> tuple[bytes, dict[str, object]]:
         return base64.b64decode(text, validate=True), members
     except (binascii.Error, ValueError) as exc:
         raise InvalidRequestError(f"{IMAGE_FIELD} is no valid base64: {exc}") from exc
+
+
+def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """The members of a JSON object; the last of two alike does not silently win."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ValueError("a member is given twice")
+    return members
 
 
 def _data_uri_head(text: str) -> str:

@@ -93,6 +93,7 @@ def create_router(service: Service, settings: Settings) -> APIRouter:
             upload = await receive(request, arrival)
             model, reduction = choose(service, upload.parameters)
             labels[:] = model.name, reduction.tier or CUSTOM_TIER
+            places.enter_context(service.admission.enter(num_images=len(upload.images)))
             answers = await asyncio.gather(
                 *(
                     classify(

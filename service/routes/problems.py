@@ -26,6 +26,8 @@ STATUS: dict[type[ServiceError], int] = {
 }
 
 MEDIA_TYPE = "application/problem+json"
+LONGEST_DETAIL = 500
+"""characters; what a client sent may be quoted in it"""
 
 
 def problem(request: Request, error: ServiceError) -> Problem:
@@ -79,7 +81,7 @@ def _problem(request: Request, status: int, detail: str, code: str) -> Problem:
         type="about:blank",
         title=HTTPStatus(status).phrase,
         status=status,
-        detail=detail,
+        detail=detail if len(detail) <= LONGEST_DETAIL else f"{detail[:LONGEST_DETAIL]}...",
         instance=request.url.path,
         code=code,
         request_id=request.state.request_id,

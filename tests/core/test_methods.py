@@ -3,19 +3,22 @@
 import pytest
 import torch
 
-from rapid_core.attention import AttentionPass
-from rapid_core.methods import Planner, Rapid, TokenLayout, ToMe
+from rapid_core.attention import AttentionPass, Evidence
+from rapid_core.methods import Rapid, ToMe
+from rapid_core.planners import Planner, TokenLayout
 from rapid_core.selection import MergePlan, PrunePlan
+from rapid_core.tokens import Tokens
 
-LAYOUT = TokenLayout(num_blocks=6, num_prefix_tokens=1, has_class_token=True)
+LAYOUT = TokenLayout(num_blocks=6, num_prefix_tokens=1, has_class_token=True, grid_size=(1, 6))
 EAST, NORTH, WEST = [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]
 
 
-def attention_pass(*patches: list[float]) -> AttentionPass:
+def evidence(*patches: list[float]) -> Evidence:
     """One head and a CLS token that looks at everybody alike; its own key is a patch's twin."""
     keys = torch.tensor([[[EAST, *patches]]])
     nothing = torch.zeros_like(keys)
-    return AttentionPass(nothing[:, 0], nothing, keys, size_bias=None, scale=1.0)
+    attention = AttentionPass(nothing[:, 0], nothing, keys, size_bias=None, scale=1.0)
+    return Evidence(attention, Tokens(nothing[:, 0]))
 
 
 def moves(plan: MergePlan) -> list[tuple[int, int]]:
@@ -25,14 +28,14 @@ def moves(plan: MergePlan) -> list[tuple[int, int]]:
 
 
 def planner(method: Rapid | ToMe, layer: int) -> Planner:
-    return method.planners(LAYOUT)[layer]
+    return method.plan(0, LAYOUT).planners[layer]
 
 
 @pytest.mark.parametrize("method", [ToMe(), Rapid()], ids=["tome", "rapid"])
 def test_of_equal_destinations_and_sources_the_first_is_taken(method: Rapid | ToMe) -> None:
-    attention = attention_pass(NORTH, EAST, EAST, EAST, EAST)  # sources are tokens 2 and 4
+    seen = evidence(NORTH, EAST, EAST, EAST, EAST)  # sources are tokens 2 and 4
     for num_removed, expected in ((1, [(2, 3)]), (2, [(2, 3), (4, 3)])):
-        plan = planner(method, 5)(attention, num_removed)
+        plan = planner(method, 5)(seen, num_removed)
         assert isinstance(plan, MergePlan)
         assert moves(plan) == expected
 
@@ -42,8 +45,8 @@ def test_of_equal_redundancy_the_more_similar_then_the_first_goes(
     num_removed: int, kept: list[int]
 ) -> None:
     """No source reaches the threshold: token 4 comes nearest, tokens 2 and 6 are equal."""
-    attention = attention_pass(NORTH, WEST, NORTH, [1.0, 0.2], NORTH, WEST)
-    plan = planner(Rapid(), 0)(attention, num_removed)
+    seen = evidence(NORTH, WEST, NORTH, [1.0, 0.2], NORTH, WEST)
+    plan = planner(Rapid(), 0)(seen, num_removed)
     assert isinstance(plan, PrunePlan)
     assert plan.keep_idx.tolist() == [kept]
 
@@ -56,16 +59,17 @@ def test_stage_r_is_the_first_third_unless_told_otherwise(
     num_prune_blocks: int | None, num_blocks: int, expected: int
 ) -> None:
     layout = LAYOUT._replace(num_blocks=num_blocks)
-    planners = Rapid(num_prune_blocks=num_prune_blocks).planners(layout)
-    plans = [type(plan(attention_pass(NORTH, EAST, EAST), 1)) for plan in planners]
+    planners = Rapid(num_prune_blocks=num_prune_blocks).plan(0, layout).planners
+    plans = [type(plan(evidence(NORTH, EAST, EAST), 1)) for plan in planners]
     assert plans == [PrunePlan] * expected + [MergePlan] * (num_blocks - expected)
 
 
 def test_an_important_source_is_kept() -> None:
     """Token 2 is the most similar to a destination, and the CLS token looks at it."""
-    attention = attention_pass(EAST, EAST, [0.1, 1.0], NORTH)
-    attention = attention._replace(queries=torch.tensor(EAST).expand_as(attention.keys))
+    seen = evidence(EAST, EAST, [0.1, 1.0], NORTH)
+    queries = torch.tensor(EAST).expand_as(seen.attention.keys)
+    seen = seen._replace(attention=seen.attention._replace(queries=queries))
     for weight, expected in ((0.0, (2, 1)), (50.0, (4, 3))):
-        plan = planner(Rapid(importance_weight=weight), 5)(attention, 1)
+        plan = planner(Rapid(importance_weight=weight), 5)(seen, 1)
         assert isinstance(plan, MergePlan)
         assert moves(plan) == [expected]

@@ -180,7 +180,6 @@ UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {
         with_attached("blocks.3", "gamma_1", nn.Parameter(torch.ones(32))),
         ["blocks.3", "gamma_1"],
     ),
-    "map_pooling": (build(global_pool="map"), ["global_pool", "map"]),
     "prr_pooling": (build(global_pool="prr"), ["global_pool", "prr"]),
     "checkpointing": (checkpointed, ["checkpointing"]),
     "swin": (

@@ -180,5 +180,6 @@ def test_multiply_adds_follow_the_formula(r: list[int]) -> None:
 
 
 def test_cost_of_a_block() -> None:
-    cost = BlockCost(attention_per_token=100, attention_per_pair=10, mlp_per_token=1000)
-    assert cost.macs(num_entering=5, num_reduced=3) == 500 + 250 + 3000
+    cost = BlockCost(per_key=60, per_query=40, per_pair=10, mlp_per_token=1000)
+    assert cost.macs(num_entering=5, num_queries=5, num_left=3) == 500 + 250 + 3000
+    assert cost.macs(num_entering=5, num_queries=1, num_left=1) == 300 + 40 + 50 + 1000

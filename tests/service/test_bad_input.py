@@ -103,7 +103,7 @@ REFUSED: dict[str, tuple[Request, int, str, str]] = {
         {**raw(OWL), "url": "/v1/classify?r=1&r=2"},
         *(422, "invalid_parameter", "r is given twice"),
     ),
-    "top_k = 0": (query(top_k=0), 422, "invalid_parameter", "top_k: .* greater than or equal to 1"),
+    "top_k = 0": (query(top_k=0), 422, "invalid_parameter", r"allowed .*: 1 \.\.\. 334"),
     "top_k = 335": (query(top_k=335), 422, "invalid_parameter", r"allowed .*: 1 \.\.\. 334"),
     "deadline 0": (query(deadline_ms=0), 422, "invalid_parameter", "deadline_ms: .* than 0"),
     "deadline nan": (query(deadline_ms="nan"), 422, "invalid_parameter", "deadline_ms: "),

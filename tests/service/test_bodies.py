@@ -172,6 +172,7 @@ async def test_other_text_is_no_image(pool: ThreadPoolExecutor, text: str) -> No
         ("{} {}", InvalidRequestError, "no valid JSON"),
         ('{"r": 1' + "0" * 5000 + "}", InvalidRequestError, "no valid JSON"),
         ("[" * 100_000, InvalidRequestError, "no valid JSON"),
+        ('{"r": 3, "r": 5}', InvalidRequestError, "a member is given twice"),
         ("null", InvalidRequestError, "must be an object"),
         ('"owl"', InvalidRequestError, "must be an object"),
         (f'["{TEXT}"]', InvalidRequestError, "must be an object"),
@@ -223,7 +224,7 @@ async def test_parameters_may_stand_anywhere(
         (IMAGE, None, "r=1 r=1", "r is given twice"),
         (IMAGE, None, "r=", r"r: .* valid integer.* \(query string\)"),
         (IMAGE, None, "r=1e2", r"r: .* valid integer"),
-        (IMAGE, None, "top_k=0", "top_k: .* greater than or equal to 1"),
+        (IMAGE, None, "top_k=x", "top_k: .* valid integer"),
         (IMAGE, None, "deadline_ms=inf", "deadline_ms: .* less than or equal to 3600000"),
         (IMAGE, None, "image=x", "image is not a parameter .*; allowed: model, r, tier"),
         (IMAGE, None, "tier=Fast", "tier: .* 'exact', 'high', 'balanced', 'fast'"),
@@ -263,6 +264,7 @@ async def test_a_form_holds_several_images_in_order(pool: ThreadPoolExecutor) ->
         ('multipart/form-data; boundary="XX"', True),
         ("multipart/form-data; charset=utf-8; boundary=XX", True),
         ("multipart/form-data; boundary=YY", False),
+        ("multipart/form-data; boundary=XX; charset=punycode", False),
         ("multipart/form-data; boundary=", False),
         ("multipart/form-data", False),
     ],
@@ -274,7 +276,13 @@ async def test_a_form_needs_its_boundary(
         assert (await read(pool, form(image_part()), content_type)).images == [IMAGE]
     else:
         with pytest.raises(InvalidRequestError, match="the multipart body cannot be read"):
-            await read(pool, form(image_part()), content_type)
+            await read(pool, form(image_part(), part("tier", b"f\xe4st")), content_type)
+
+
+@pytest.mark.parametrize("cut", [4, 10, 30, 60])
+async def test_a_form_that_was_cut_off_is_refused(pool: ThreadPoolExecutor, cut: int) -> None:
+    with pytest.raises(InvalidRequestError, match="was it cut off"):
+        await read(pool, form(image_part(), part("r", b"17"))[:-cut], FORM)
 
 
 @pytest.mark.parametrize(

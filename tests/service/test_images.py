@@ -408,3 +408,13 @@ def test_flipped_bits_give_an_image_or_a_refusal(file_format: str, flips: list[f
         bit = int(flip * 8 * len(body))
         body[bit // 8] ^= 1 << bit % 8
     assert shape_or_refusal(bytes(body)) in {(3, 32, 32), None}
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP", "JPEG"])
+def test_a_damaged_exif_block_asks_for_no_rotation(file_format: str, spec: InputSpec) -> None:
+    picture = Image.new("RGB", (64, 48), "red")
+    options = {"lossless": True} if file_format == "WEBP" else {}
+    damaged = encoded(picture, file_format, exif=b"Exif\x00\x00garbage", **options)
+    assert torch.equal(
+        decode(damaged, spec), decode(encoded(picture, file_format, **options), spec)
+    )
