@@ -16,6 +16,9 @@ from rapid_core.schedule import PAPER_PRUNE_BLOCKS, Reductions, named_schedule
 from rapid_core.tokens import Tokens
 from rapid_core.vit import VisionTransformer, check_model
 
+WEIGHTED_POOLINGS = ("avg", "avgmax", "map")
+"""poolings over patches in which a merged token has to count more than once"""
+
 
 def patch(  # noqa: PLR0913 - all but r are named options
     model: nn.Module,
@@ -82,9 +85,8 @@ def patch(  # noqa: PLR0913 - all but r are named options
         num_prefix_tokens=layout.num_prefix_tokens,
         prefix_only=prefix_only,
     )
-    if vit.global_pool in ("avg", "avgmax", "map"):
-        # On the instance: the sizes that the pooling needs are known only inside a forward.
-        reduced.forward = MethodType(_forward_size_weighted, reduced)
+    reduced.blocks.training = model.training
+    reduced.forward = MethodType(_forward, reduced)
     return reduced
 
 
@@ -94,18 +96,22 @@ def shallow_copy(model: nn.Module) -> nn.Module:
     for name, value in vars(model).items():
         if isinstance(value, dict | set):
             vars(twin)[name] = copy.copy(value)
+    if isinstance(forward := vars(twin).get("forward"), MethodType):
+        twin.forward = MethodType(forward.__func__, twin)
     return twin
 
 
-def _forward_size_weighted(model: VisionTransformer, images: Tensor) -> Tensor:
+def _forward(model: VisionTransformer, images: Tensor) -> Tensor:
     """A timm VisionTransformer's forward, with its pooling over patches weighted by size.
 
-    A token that stands for s patches counts s times, as its s patches would have.
+    A token that stands for s patches counts s times, as its s patches would have. The sizes are
+    known only inside a forward, so this cannot be left to the model's own. Neither attention masks
+    nor gradient checkpointing are taken: with them, timm would walk the blocks unreduced.
     """
     x = model.patch_drop(model._pos_embed(model.patch_embed(images)))
     tokens = cast(ReducedBlocks, model.blocks).run(model.norm_pre(x))
     x = model.norm(tokens.x)
-    if tokens.size is None:
+    if tokens.size is None or model.global_pool not in WEIGHTED_POOLINGS:
         return model.forward_head(x)
     pooled = _pool(model, Tokens(x, tokens.size))
     logits: Tensor = model.head(model.head_drop(model.fc_norm(pooled)))

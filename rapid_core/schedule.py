@@ -6,7 +6,8 @@ removed. A *schedule* is a tuple with the number of tokens to remove in each blo
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple, TypeGuard
+from operator import index
+from typing import NamedTuple, SupportsIndex, TypeGuard
 
 from rapid_core.errors import InvalidScheduleError
 
@@ -44,12 +45,12 @@ def parse_r(r: Reductions, num_blocks: int) -> tuple[int, ...]:
 
 
 def _checked(number: object) -> int:
-    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+    if isinstance(number, bool) or not isinstance(number, SupportsIndex) or index(number) < 0:
         raise InvalidScheduleError(
             f"r = {number!r} is not possible: r is the number of tokens to remove in a block, "
             "an integer >= 0"
         )
-    return number
+    return index(number)
 
 
 def inflected(r: int, inflection: float, num_blocks: int) -> tuple[int, ...]:

@@ -109,6 +109,11 @@ def check_model(model: nn.Module) -> VisionTransformer:
             f"{name}: not a timm VisionTransformer; window attention, rotary embeddings and "
             "hierarchical stages have no plain sequence of tokens to reduce"
         )
+    base = next(cls for cls in type(model).__mro__ if cls.__name__ == "VisionTransformer")
+    if name != "VisionTransformerDistilled":  # its own parts are all called
+        for method in ("forward", "forward_features", "forward_head", "pool"):
+            if getattr(type(model), method) is not getattr(base, method):
+                raise UnsupportedModelError(f"{name}: cannot reproduce its own {method}()")
     if model.grad_checkpointing:
         raise UnsupportedModelError(
             f"{name}: gradient checkpointing walks the blocks without the reduction; "
@@ -137,6 +142,8 @@ def _check_layer(where: str, layer: nn.Module, kind: str, children: frozenset[st
         raise UnsupportedModelError(
             f"{where}: cannot reproduce {type(layer).__name__}, only timm's {kind}"
         )
+    if "forward" in vars(layer):
+        raise UnsupportedModelError(f"{where}: its forward was replaced and would not be called")
     found = {name for name, _ in layer.named_children()}
     if unknown := sorted(found - children):
         raise UnsupportedModelError(f"{where}: cannot reproduce {', '.join(unknown)}")

@@ -1,0 +1,236 @@
+"""How much time each method really saves: images/s beside multiply-adds.
+
+    python -m benchmarks.core --model vit_small_patch16_224 --batch-size 8
+
+Times the dense model, the same under torch.compile, and every method at the papers' r = 8, 11, 14,
+17, 20 (scaled to the model's patches and depth, as the service's tiers are). Weights are random,
+from a fixed seed: they do not change the time. All rows take turns, round by round, so that a change
+of the machine's speed hits them alike; a speed-up is the median of the rounds' ratios to the dense
+model. JSON goes to stdout, a table and a progress bar to stderr.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import rapid_core
+from benchmarks import environment
+from service.timm_models import timm
+
+PAPER_R = (8, 11, 14, 17, 20)
+PAPER_PATCHES = 196
+PAPER_BLOCKS = 12
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+COLUMNS = (
+    *("name", "r", "images_per_s", "speed_up", "speed_up_over_compiled", "macs_ratio"),
+    *("speed_up_x_macs_ratio", "peak_memory_mib"),
+)
+
+
+class Candidate(NamedTuple):
+    """One row of the table, before it is measured."""
+
+    name: str
+    r: int
+    """tokens removed per block."""
+    module: nn.Module
+    """images (B, 3, S, S) -> logits (B, K)."""
+    macs: int
+    """multiply-adds of one image."""
+
+
+def main() -> None:
+    """Print one JSON document."""
+    arguments = _parse()
+    torch.manual_seed(0)
+    model = timm.create_model(arguments.model, pretrained=False).eval()
+    model.requires_grad_(requires_grad=False).to(arguments.device, DTYPES[arguments.dtype])
+    S = model.patch_embed.img_size
+    batch = torch.randn(arguments.batch_size, 3, *S).to(arguments.device, DTYPES[arguments.dtype])
+    rows = _dense(model, compiled=arguments.compile)
+    rows += _reduced(model, arguments)
+    seconds = time_rounds(
+        [row.module for row in rows], batch, rounds=arguments.rounds, calls=arguments.calls
+    )
+    results = summarise(rows, seconds, batch)
+    print(table(results, COLUMNS), file=sys.stderr)
+    result = {
+        **{name: getattr(arguments, name) for name in ("model", "device", "dtype", "batch_size")},
+        **{name: getattr(arguments, name) for name in ("rounds", "calls")},
+        "device_name": _device_name(batch.device),
+        "rows": results,
+        "environment": environment.describe(),
+    }
+    print(json.dumps(result, indent=1))
+
+
+def _parse() -> argparse.Namespace:
+    cuda = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="vit_small_patch16_224", help="a timm name")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--device", default="cuda" if cuda else "cpu")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument(
+        "--calls", type=int, default=20 if cuda else 1, help="forwards per measurement"
+    )
+    parser.add_argument("--methods", nargs="*", choices=rapid_core.METHODS, metavar="METHOD")
+    parser.add_argument("--r", nargs="*", type=int, help="tokens per block, as they are, unscaled")
+    parser.add_argument("--no-compile", dest="compile", action="store_false")
+    parser.add_argument(
+        "--compile-methods", nargs="*", default=[], choices=rapid_core.METHODS, metavar="METHOD",
+        help="methods to time under torch.compile too (some ten seconds for each r)",
+    )  # fmt: skip
+    arguments = parser.parse_args()
+    if arguments.methods is None:
+        arguments.methods = list(rapid_core.METHODS)
+    return arguments
+
+
+def scaled_r(model: nn.Module) -> list[int]:
+    """The papers' r for this model: times patches / 196, times 12 / blocks."""
+    num_patches = model.patch_embed.num_patches
+    scale = num_patches / PAPER_PATCHES * PAPER_BLOCKS / len(model.blocks)
+    return [min(round(r * scale), num_patches // 2) for r in PAPER_R]
+
+
+def _dense(model: nn.Module, *, compiled: bool) -> list[Candidate]:
+    macs = rapid_core.macs(model)
+    rows = [Candidate("dense", 0, model, macs)]
+    if compiled:
+        rows.append(Candidate("dense, compiled", 0, _compile(model), macs))
+    return rows
+
+
+def _reduced(model: nn.Module, arguments: argparse.Namespace) -> list[Candidate]:
+    """Every method and r; RAPID also with a last block for the prefix tokens alone."""
+    rows = []
+    for method in arguments.methods:
+        for prefix_only in (False, True)[: 1 + (method == "rapid" and model.global_pool == "token")]:
+            for r in arguments.r or scaled_r(model):
+                module = rapid_core.patch(model, r=r, method=method, prefix_only=prefix_only)
+                name = f"{method}, prefix_only" if prefix_only else method
+                row = Candidate(name, r, module, rapid_core.macs(module))
+                rows.append(row)
+                if method in arguments.compile_methods:
+                    rows.append(row._replace(name=f"{name}, compiled", module=_compile(module)))
+    return rows
+
+
+def _compile(module: nn.Module) -> nn.Module:
+    # All variants of a model run the same lines of code, and each is compiled for itself.
+    torch._dynamo.config.recompile_limit = 1000
+    compiled: nn.Module = torch.compile(module, fullgraph=True, dynamic=False)
+    return compiled
+
+
+@torch.inference_mode()
+def time_rounds(
+    modules: Sequence[nn.Module], batch: Tensor, *, rounds: int, calls: int = 1
+) -> list[list[float]]:
+    """Seconds for one batch, per round and module; a round before the first is not counted.
+
+    Args:
+        modules: images -> logits, on the batch's device; they take turns.
+        batch: (B, 3, S, S).
+        rounds: how often each module is measured.
+        calls: forwards in one measurement, more than 1 where one is too short to be timed.
+    """
+    seconds = []
+    with tqdm(total=(rounds + 1) * len(modules), desc="timing", unit="run") as progress:
+        for number in range(rounds + 1):
+            times = []
+            for module in modules:
+                times.append(_seconds(module, batch, calls if number > 0 else 1))
+                progress.update()
+            seconds.append(times)
+    return seconds[1:]
+
+
+def _seconds(module: nn.Module, batch: Tensor, calls: int) -> float:
+    """Mean time of one forward."""
+    _synchronize(batch.device)
+    started = time.perf_counter()
+    for _ in range(calls):
+        module(batch)
+    _synchronize(batch.device)
+    return (time.perf_counter() - started) / calls
+
+
+def summarise(
+    rows: Sequence[Candidate], seconds: Sequence[Sequence[float]], batch: Tensor
+) -> list[dict[str, object]]:
+    """One dictionary per row; the first row is what the others are compared with."""
+    compiled = next((n for n, row in enumerate(rows) if row.name == "dense, compiled"), None)
+    results = []
+    for number, row in enumerate(rows):
+        macs_ratio = row.macs / rows[0].macs
+        speed_up = median_ratio(seconds, 0, number)
+        over_compiled = None if compiled is None else median_ratio(seconds, compiled, number)
+        median_s = statistics.median(times[number] for times in seconds)
+        results.append(
+            {
+                "name": row.name,
+                "r": row.r,
+                "images_per_s": round(len(batch) / median_s, 1),
+                "speed_up": round(speed_up, 3),
+                "speed_up_over_compiled": over_compiled and round(over_compiled, 3),
+                "macs_ratio": round(macs_ratio, 4),
+                "speed_up_x_macs_ratio": round(speed_up * macs_ratio, 3),
+                "peak_memory_mib": peak_memory_mib(row.module, batch),
+            }
+        )
+    return results
+
+
+def median_ratio(seconds: Sequence[Sequence[float]], base: int, other: int) -> float:
+    """How many times faster one module is than a base, as the median of the rounds' ratios."""
+    return statistics.median(times[base] / times[other] for times in seconds)
+
+
+@torch.inference_mode()
+def peak_memory_mib(module: nn.Module, batch: Tensor) -> float | None:
+    """Most memory that is taken during one forward, weights included; None without a GPU."""
+    if batch.device.type != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats(batch.device)
+    module(batch)
+    torch.cuda.synchronize(batch.device)
+    return round(torch.cuda.max_memory_allocated(batch.device) / 2**20, 1)
+
+
+def table(rows: Sequence[dict[str, object]], columns: Sequence[str]) -> str:
+    """Some columns of the rows as aligned text; columns without any value are left out."""
+    columns = [name for name in columns if any(row[name] is not None for row in rows)]
+    cells = [columns]
+    cells += [["-" if row[name] is None else str(row[name]) for name in columns] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(
+            [line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])],
+        )
+        for line in cells
+    ]
+    return "\n".join(lines)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+if __name__ == "__main__":
+    main()
