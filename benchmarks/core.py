@@ -4,9 +4,11 @@
 
 Times the dense model, the same under torch.compile, and every method at the papers' r = 8, 11, 14,
 17, 20 (scaled to the model's patches and depth, as the service's tiers are). Weights are random,
-from a fixed seed: they do not change the time. All rows take turns, round by round, so that a change
-of the machine's speed hits them alike; a speed-up is the median of the rounds' ratios to the dense
-model. JSON goes to stdout, a table and a progress bar to stderr.
+from a fixed seed: they do not change the time. All rows take turns, round by round, and the dense
+model has its turn again before every fifth row, so that a change of the machine's speed hits both
+sides of a ratio alike; a speed-up is the median of the rounds' ratios to the dense model.
+`speed_up_x_macs_ratio` is 1 where all the work that was saved became time. JSON goes to stdout, a
+table and a progress bar to stderr.
 """
 
 import argparse
@@ -15,7 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +31,20 @@ PAPER_R = (8, 11, 14, 17, 20)
 PAPER_PATCHES = 196
 PAPER_BLOCKS = 12
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+BASE_EVERY = 5
+"""rows after which the dense model is timed again."""
 COLUMNS = (
     *("name", "r", "images_per_s", "speed_up", "speed_up_over_compiled", "macs_ratio"),
     *("speed_up_x_macs_ratio", "peak_memory_mib"),
 )
+
+
+class Timing(NamedTuple):
+    """One measurement, and the base's just before it."""
+
+    own_s: float
+    """seconds for one batch."""
+    base_s: float
 
 
 class Candidate(NamedTuple):
@@ -57,10 +69,10 @@ def main() -> None:
     batch = torch.randn(arguments.batch_size, 3, *S).to(arguments.device, DTYPES[arguments.dtype])
     rows = _dense(model, compiled=arguments.compile)
     rows += _reduced(model, arguments)
-    seconds = time_rounds(
+    timings = time_rounds(
         [row.module for row in rows], batch, rounds=arguments.rounds, calls=arguments.calls
     )
-    results = summarise(rows, seconds, batch)
+    results = summarise(rows, timings, batch)
     print(table(results, COLUMNS), file=sys.stderr)
     result = {
         **{name: getattr(arguments, name) for name in ("model", "device", "dtype", "batch_size")},
@@ -88,7 +100,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--no-compile", dest="compile", action="store_false")
     parser.add_argument(
         "--compile-methods", nargs="*", default=[], choices=rapid_core.METHODS, metavar="METHOD",
-        help="methods to time under torch.compile too (some ten seconds for each r)",
+        help="methods to time under torch.compile too (on a CPU, a minute or two for each r)",
     )  # fmt: skip
     arguments = parser.parse_args()
     if arguments.methods is None:
@@ -96,14 +108,14 @@ def _parse() -> argparse.Namespace:
     return arguments
 
 
-def scaled_r(model: nn.Module) -> list[int]:
+def scaled_r(model: Any) -> list[int]:
     """The papers' r for this model: times patches / 196, times 12 / blocks."""
     num_patches = model.patch_embed.num_patches
     scale = num_patches / PAPER_PATCHES * PAPER_BLOCKS / len(model.blocks)
     return [min(round(r * scale), num_patches // 2) for r in PAPER_R]
 
 
-def _dense(model: nn.Module, *, compiled: bool) -> list[Candidate]:
+def _dense(model: Any, *, compiled: bool) -> list[Candidate]:
     macs = rapid_core.macs(model)
     rows = [Candidate("dense", 0, model, macs)]
     if compiled:
@@ -111,11 +123,13 @@ def _dense(model: nn.Module, *, compiled: bool) -> list[Candidate]:
     return rows
 
 
-def _reduced(model: nn.Module, arguments: argparse.Namespace) -> list[Candidate]:
+def _reduced(model: Any, arguments: argparse.Namespace) -> list[Candidate]:
     """Every method and r; RAPID also with a last block for the prefix tokens alone."""
     rows = []
     for method in arguments.methods:
-        for prefix_only in (False, True)[: 1 + (method == "rapid" and model.global_pool == "token")]:
+        for prefix_only in (False, True)[
+            : 1 + (method == "rapid" and model.global_pool == "token")
+        ]:
             for r in arguments.r or scaled_r(model):
                 module = rapid_core.patch(model, r=r, method=method, prefix_only=prefix_only)
                 name = f"{method}, prefix_only" if prefix_only else method
@@ -129,31 +143,36 @@ def _reduced(model: nn.Module, arguments: argparse.Namespace) -> list[Candidate]
 def _compile(module: nn.Module) -> nn.Module:
     # All variants of a model run the same lines of code, and each is compiled for itself.
     torch._dynamo.config.recompile_limit = 1000
-    compiled: nn.Module = torch.compile(module, fullgraph=True, dynamic=False)
-    return compiled
+    compiled: Any = torch.compile(module, fullgraph=True, dynamic=False)
+    return cast(nn.Module, compiled)
 
 
 @torch.inference_mode()
 def time_rounds(
     modules: Sequence[nn.Module], batch: Tensor, *, rounds: int, calls: int = 1
-) -> list[list[float]]:
-    """Seconds for one batch, per round and module; a round before the first is not counted.
+) -> list[list[Timing]]:
+    """Time modules in turn, round by round; a round before the first is not counted.
 
     Args:
-        modules: images -> logits, on the batch's device; they take turns.
+        modules: images -> logits, on the batch's device; the first is the base.
         batch: (B, 3, S, S).
         rounds: how often each module is measured.
         calls: forwards in one measurement, more than 1 where one is too short to be timed.
+
+    Returns:
+        Per module, one timing per round.
     """
-    seconds = []
+    timings: list[list[Timing]] = [[] for _ in modules]
     with tqdm(total=(rounds + 1) * len(modules), desc="timing", unit="run") as progress:
-        for number in range(rounds + 1):
-            times = []
-            for module in modules:
-                times.append(_seconds(module, batch, calls if number > 0 else 1))
+        for warm in [False] + [True] * rounds:
+            for number, module in enumerate(modules):
+                if number % BASE_EVERY == 0:
+                    base_s = _seconds(modules[0], batch, calls if warm else 1)
+                own_s = base_s if number == 0 else _seconds(module, batch, calls if warm else 1)
+                if warm:
+                    timings[number].append(Timing(own_s, base_s))
                 progress.update()
-            seconds.append(times)
-    return seconds[1:]
+    return timings
 
 
 def _seconds(module: nn.Module, batch: Tensor, calls: int) -> float:
@@ -167,23 +186,22 @@ def _seconds(module: nn.Module, batch: Tensor, calls: int) -> float:
 
 
 def summarise(
-    rows: Sequence[Candidate], seconds: Sequence[Sequence[float]], batch: Tensor
+    rows: Sequence[Candidate], timings: Sequence[Sequence[Timing]], batch: Tensor
 ) -> list[dict[str, object]]:
     """One dictionary per row; the first row is what the others are compared with."""
+    speeds = [median_speed(times, len(batch)) for times in timings]
     compiled = next((n for n, row in enumerate(rows) if row.name == "dense, compiled"), None)
     results = []
-    for number, row in enumerate(rows):
+    for row, (images_per_s, speed_up) in zip(rows, speeds, strict=True):
         macs_ratio = row.macs / rows[0].macs
-        speed_up = median_ratio(seconds, 0, number)
-        over_compiled = None if compiled is None else median_ratio(seconds, compiled, number)
-        median_s = statistics.median(times[number] for times in seconds)
+        over_compiled = None if compiled is None else round(speed_up / speeds[compiled][1], 3)
         results.append(
             {
                 "name": row.name,
                 "r": row.r,
-                "images_per_s": round(len(batch) / median_s, 1),
+                "images_per_s": round(images_per_s, 1),
                 "speed_up": round(speed_up, 3),
-                "speed_up_over_compiled": over_compiled and round(over_compiled, 3),
+                "speed_up_over_compiled": over_compiled,
                 "macs_ratio": round(macs_ratio, 4),
                 "speed_up_x_macs_ratio": round(speed_up * macs_ratio, 3),
                 "peak_memory_mib": peak_memory_mib(row.module, batch),
@@ -192,9 +210,10 @@ def summarise(
     return results
 
 
-def median_ratio(seconds: Sequence[Sequence[float]], base: int, other: int) -> float:
-    """How many times faster one module is than a base, as the median of the rounds' ratios."""
-    return statistics.median(times[base] / times[other] for times in seconds)
+def median_speed(timings: Sequence[Timing], batch_size: int) -> tuple[float, float]:
+    """Images/s, and how many times faster than the base: each the median of the rounds."""
+    images_per_s = batch_size / statistics.median(timing.own_s for timing in timings)
+    return images_per_s, statistics.median(timing.base_s / timing.own_s for timing in timings)
 
 
 @torch.inference_mode()

@@ -15,14 +15,14 @@ import time
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks import environment
 from service import models, tiers
 from service.images import InputSpec, decode
 from service.models import ServedModel, Variant
 from service.tiers import TIERS
-from service.timm_models import BUNDLED_MODELS
+from service.timm_models import BUNDLED_MODELS, LoadedModel
 
 MAX_PIXELS = 50_000_000
 
@@ -39,8 +39,8 @@ def main() -> None:
 
     model = models.load(arguments.model, torch.device(arguments.device))
     pixels, labels = load_probe(model, arguments.probe)
-    variants = {tier: model.variant("rapid", tiers.tier_r(tier, model.limits)) for tier in TIERS}
-    answers = {tier: predict(variant, pixels) for tier, variant in variants.items()}
+    variants = {tier: model.variant(*tiers.of_tier(model.limits, tier)) for tier in TIERS}
+    answers = {tier: predict(variant.module, pixels, tier) for tier, variant in variants.items()}
     seconds = time_rounds(list(variants.values()), pixels[: arguments.batch_size], arguments.rounds)
     rows = []
     for number, (tier, variant) in enumerate(variants.items()):
@@ -71,7 +71,7 @@ def main() -> None:
     print(json.dumps(result, indent=1))
 
 
-def load_probe(model: ServedModel, folder: Path) -> tuple[Tensor, Tensor]:
+def load_probe(model: ServedModel | LoadedModel, folder: Path) -> tuple[Tensor, Tensor]:
     """Pixels (M, 3, H, W) and class indices (M,) of a folder with `labels.csv`."""
     with (folder / "labels.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -81,14 +81,14 @@ def load_probe(model: ServedModel, folder: Path) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def predict(variant: Variant, pixels: Tensor) -> Tensor:
-    """The most probable class of each picture: (M,)."""
+def predict(module: nn.Module, pixels: Tensor, name: str) -> Tensor:
+    """The most probable class of each picture: (M,); `name` is for the progress on stderr."""
     best = []
-    device = next(variant.module.parameters()).device
+    device = next(module.parameters()).device
     for done, batch in enumerate(pixels.split(16)):
-        best.append(variant.module(batch.to(device)).argmax(dim=-1).cpu())
+        best.append(module(batch.to(device)).argmax(dim=-1).cpu())
         print(
-            f"\rr={variant.r}: {16 * done + len(batch)}/{len(pixels)} pictures",
+            f"\r{name}: {16 * done + len(batch)}/{len(pixels)} pictures",
             end="",
             file=sys.stderr,
         )

@@ -4,6 +4,7 @@
 >>> logits = fast(images)
 """
 
+from rapid_core.calibration import Calibration, calibrate
 from rapid_core.cost import macs
 from rapid_core.errors import InvalidScheduleError, RapidError, UnsupportedModelError
 from rapid_core.methods import METHODS
@@ -13,10 +14,12 @@ from rapid_core.tracing import TokenTrace, trace
 
 __all__ = [
     "METHODS",
+    "Calibration",
     "InvalidScheduleError",
     "RapidError",
     "TokenTrace",
     "UnsupportedModelError",
+    "calibrate",
     "macs",
     "patch",
     "removed_per_block",

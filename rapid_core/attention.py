@@ -2,9 +2,11 @@
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rapid_core.precision import without_autocast
 from rapid_core.tokens import Tokens
 from rapid_core.vit import Attention
 
@@ -119,8 +121,13 @@ def attention_received(attention: AttentionPass) -> Tensor:
 
 
 def _probabilities(attention: AttentionPass, queries: Tensor) -> Tensor:
-    """Softmax probabilities (B, H, Q, N) of some queries (B, H, Q, D) over all keys."""
-    logits = (queries * attention.scale) @ attention.keys.transpose(-2, -1)
-    if attention.size_bias is not None:
-        logits = logits + attention.size_bias
-    return logits.softmax(dim=-1)
+    """Softmax probabilities (B, H, Q, N) of some queries (B, H, Q, D) over all keys.
+
+    In float32 at least: in 16 bits, many tokens would be equally important.
+    """
+    dtype = torch.promote_types(queries.dtype, torch.float32)
+    with without_autocast(queries.device):
+        logits = (queries.to(dtype) * attention.scale) @ attention.keys.to(dtype).mT
+        if attention.size_bias is not None:
+            logits = logits + attention.size_bias
+        return logits.softmax(dim=-1)

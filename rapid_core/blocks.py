@@ -91,9 +91,10 @@ class ReducedBlocks(nn.Sequential):
             num_prefix_tokens=self.num_prefix_tokens,
             schedule=self.reduction.schedule,
         )
+        remember = self.reduction.remember if any(removed) else None
         steps = list(zip(self, removed, self.reduction.planners, strict=True))
         for block, num_removed, planner in steps[: len(self) - self.prefix_only]:
-            yield cast(Block, block), BlockStep(num_removed, planner, self.reduction.remember)
+            yield cast(Block, block), BlockStep(num_removed, planner, remember)
 
 
 def run_block(

@@ -60,21 +60,26 @@ def closest_from_below(
         raise InvalidScheduleError(
             f"macs_ratio = {macs_ratio} cannot be reached: even r = {most} costs more"
         )
-    return r if r == 0 else _refine(r, layout.num_blocks, fits)
+    schedule = (r,) * layout.num_blocks
+    if method.plan(schedule, layout).schedule != method.plan(r, layout).schedule:
+        return r  # this method reads a list in another way than a single number
+    return refine(schedule, fits)
 
 
-def _refine(
-    r: int, num_blocks: int, fits: Callable[[int | tuple[int, ...]], bool]
-) -> int | tuple[int, ...]:
+def refine(schedule: tuple[int, ...], fits: Callable[[tuple[int, ...]], bool]) -> tuple[int, ...]:
     """Take one token less out of as many blocks as fit, the last first: they cost least."""
-    schedule = [r] * num_blocks
-    if not fits(tuple(schedule)):
-        return r  # a method that reads a list in another way than a single number
-    for block in reversed(range(num_blocks)):
-        schedule[block] -= 1
-        if not fits(tuple(schedule)):
-            schedule[block] += 1
-    return tuple(schedule)
+    refined = list(schedule)
+    for block in reversed(range(len(refined))):
+        if refined[block] > 0:
+            refined[block] -= 1
+            if not fits(tuple(refined)):
+                refined[block] += 1
+    return tuple(refined)
+
+
+def schedule_macs(vit: VisionTransformer, schedule: tuple[int, ...], *, prefix_only: bool) -> int:
+    """Multiply-adds of one image with a number of tokens to remove in each block."""
+    return _macs(vit, ReductionPlan(schedule, ()), prefix_only=prefix_only)
 
 
 def _macs(vit: VisionTransformer, reduction: ReductionPlan, *, prefix_only: bool) -> int:

@@ -137,6 +137,10 @@ class PatchSimilarity:
             raise InvalidScheduleError(f"diversity = {self.diversity!r} must be >= 0")
 
     def plan(self, r: Reductions, layout: TokenLayout) -> ReductionPlan:
+        if self.diversity and not layout.is_grid_fixed:
+            raise InvalidScheduleError(
+                "diversity needs to know where the patches lie; this model takes images of any size"
+            )
         schedule = parse_r(r, layout.num_blocks)
         drop: Planner = partial(
             planners.drop_redundant_patches, layout=layout, diversity=self.diversity

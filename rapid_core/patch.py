@@ -42,7 +42,8 @@ def patch(  # noqa: PLR0913 - all but r are named options
             (r, inflection). >= 0, capped at half of the patch tokens left. 0 is the model itself,
             bit for bit.
         macs_ratio: instead of r: the share of the model's own multiply-adds to stay below, in
-            (0, 1]; the schedule next to constant r comes as close as whole tokens allow.
+            (0, 1]; the smallest constant r that does, with one token less in as many blocks as
+            fit, the last first.
         schedule: what an integer r means: "constant"; "decreasing", from 2 r to 0; or "paper",
             RAPID's own: 4 blocks that prune, 8 that merge, nothing after.
         method: "rapid", "tome", "tofu", "patch_similarity", "evit", "attention_rollout" or
@@ -64,7 +65,11 @@ def patch(  # noqa: PLR0913 - all but r are named options
     """
     vit = check_model(model)
     layout = TokenLayout(
-        len(vit.blocks), vit.num_prefix_tokens, vit.has_class_token, vit.patch_embed.grid_size
+        num_blocks=len(vit.blocks),
+        num_prefix_tokens=vit.num_prefix_tokens,
+        has_class_token=vit.has_class_token,
+        grid_size=vit.patch_embed.grid_size,
+        is_grid_fixed=not vit.dynamic_img_size,
     )
     if schedule == "paper" and method == "rapid":
         options = {"num_prune_blocks": min(PAPER_PRUNE_BLOCKS, layout.num_blocks), **options}
@@ -74,9 +79,12 @@ def patch(  # noqa: PLR0913 - all but r are named options
             f"prefix_only needs a model that pools the CLS token, not global_pool = "
             f"{vit.global_pool!r}"
         )
-    if (r is None) == (macs_ratio is None) and options.get("keep_rate") is None:
-        raise InvalidScheduleError("give either r or macs_ratio")
+    amounts = {"r": r, "macs_ratio": macs_ratio, "keep_rate": options.get("keep_rate")}
+    if sum(amount is not None for amount in amounts.values()) != 1:
+        raise InvalidScheduleError("give either r or macs_ratio (or, for evit, keep_rate)")
     if macs_ratio is not None:
+        if schedule != "constant":
+            raise InvalidScheduleError(f"schedule = {schedule!r} needs r, not macs_ratio")
         r = closest_from_below(vit, chosen, layout, macs_ratio, prefix_only=prefix_only)
     reduced = shallow_copy(model)
     reduced.blocks = ReducedBlocks(

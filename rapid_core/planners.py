@@ -38,6 +38,8 @@ class TokenLayout(NamedTuple):
     has_class_token: bool
     grid_size: tuple[int, int]
     """rows and columns of patches."""
+    is_grid_fixed: bool = True
+    """False for models that take images of any size."""
 
     @property
     def num_tokens(self) -> int:
@@ -77,7 +79,7 @@ def merge_unimportant(
         clamp_to_top: None for Eq. 2 as printed; a share for λ·max(A - τ_A, 0) with that τ_A.
     """
     best_similarity, destination = _best_match(seen, layout.num_prefix_tokens)
-    importance = _importance(seen.attention, layout).to(best_similarity.dtype)
+    importance = _importance(seen.attention, layout)
     if clamp_to_top is not None:
         patches = importance[:, layout.num_prefix_tokens :]
         cutoff = scoring.importance_cutoff(patches, clamp_to_top)
@@ -180,7 +182,6 @@ def remember_rollout(seen: Evidence) -> Tensor:
     (B, N, N0 + 1); positions are at most 2^24, so float32 holds them exactly.
     """
     attention = mean_attention(seen.attention)
-    attention = attention.to(torch.promote_types(attention.dtype, torch.float32))
     if seen.tokens.memory is None:
         rows, position = None, _first_positions(attention)[..., None].to(attention.dtype)
     else:

@@ -79,6 +79,7 @@ class VisionTransformer(Protocol):
     num_prefix_tokens: int
     has_class_token: bool
     global_pool: str
+    dynamic_img_size: bool
     attn_pool: AttentionPool | None
     pool_include_prefix: bool
 
@@ -106,8 +107,8 @@ def check_model(model: nn.Module) -> VisionTransformer:
     name = type(model).__name__
     if not any(cls.__name__ == "VisionTransformer" for cls in type(model).__mro__):
         raise UnsupportedModelError(
-            f"{name}: not a timm VisionTransformer; window attention, rotary embeddings and "
-            "hierarchical stages have no plain sequence of tokens to reduce"
+            f"{name}: not a timm VisionTransformer, so its blocks are not known; windows, rotary "
+            "embeddings and hierarchical stages are not supported"
         )
     base = next(cls for cls in type(model).__mro__ if cls.__name__ == "VisionTransformer")
     if name != "VisionTransformerDistilled":  # its own parts are all called

@@ -3,14 +3,17 @@
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
 from service.app import create_app
-from service.errors import SettingsError
+from service.calibrate import calibrate
+from service.engine import choose_device
+from service.errors import ModelLoadError, SettingsError
 from service.lifecycle import Lifecycle, Phase
 from service.settings import Settings
 
@@ -59,15 +62,41 @@ def serve() -> int:
     return 1 if lifecycle.phase is Phase.FAILED else 0
 
 
+def calibrate_model(arguments: argparse.Namespace) -> int:
+    """Find the tiers of one model; returns the exit status."""
+    try:
+        written = calibrate(
+            arguments.model,
+            arguments.images,
+            out=arguments.out,
+            device=choose_device(arguments.device),
+            seed=arguments.seed,
+        )
+    except ModelLoadError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 1
+    print(f"wrote {written}")
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="rapid", description="Serve Vision Transformers; settings are RAPID_* variables."
     )
     parser.add_argument("--version", action="version", version=version("rapid-vit"))
-    parser.add_argument("command", nargs="?", choices=("serve",), default="serve")
-    parser.parse_args(arguments)
-    return serve()
+    commands = parser.add_subparsers(title="commands", metavar="serve | calibrate")
+    commands.add_parser("serve", help="serve the configured models; the default")
+    search = commands.add_parser("calibrate", help="find a model's tiers on unlabelled pictures")
+    search.add_argument("model", help="as in RAPID_MODELS: a bundled name, a folder, a timm name")
+    search.add_argument("--images", type=Path, required=True, help="folder with pictures")
+    search.add_argument("--out", type=Path, help="file to write; default: beside the model")
+    search.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    search.add_argument("--seed", type=int, default=0)
+    search.set_defaults(command=calibrate_model)
+    parsed = parser.parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = getattr(parsed, "command", lambda _: serve())
+    return command(parsed)
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ async def _load(service: Service, settings: Settings, engine: Engine) -> None:
     for setting in settings.models:
         model = await asyncio.to_thread(models.load, setting, engine.device)
         for tier in settings.warmup_tiers:
-            variant = model.variant(models.METHODS[0], tiers.tier_r(tier, model.limits))
+            variant = model.variant(*tiers.of_tier(model.limits, tier))
             await engine.warm_up(variant, model.input_size)
         _announce(service, model)
     service.lifecycle.loaded()

@@ -50,7 +50,7 @@ async def classify(
         ServiceError: one of its kinds, whenever there is no answer.
     """
     model, reduction = choose(service, wanted)
-    variant = model.variant(reduction.method, reduction.r)
+    variant = model.variant(*reduction)
     deadline = arrival + (wanted.deadline_ms or service.default_deadline_ms) / 1000
     try:
         # Not timeout_at: an event loop's clock may only count whole milliseconds.

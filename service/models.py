@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import rapid_core
 from service import timm_models
 from service.errors import ModelLoadError, ModelNotFoundError
-from service.tiers import ReductionRange
+from service.tiers import CALIBRATED_METHOD, ReductionRange, Tier
 from service.timm_models import LoadedModel
 
 METHODS = tuple(rapid_core.METHODS)
@@ -22,7 +22,8 @@ class Variant(NamedTuple):
 
     model: str
     method: str
-    r: int
+    r: int | None
+    """None where the schedule is not constant."""
     module: nn.Module
     """images (B, 3, H, W) -> logits (B, K)."""
     schedule: tuple[int, ...]
@@ -39,7 +40,8 @@ class ServedModel:
         """Move the weights to the device.
 
         Raises:
-            ModelLoadError: the tokens of this model cannot be reduced.
+            ModelLoadError: the tokens of this model cannot be reduced, or its calibration is of
+                another model.
         """
         self.name = name
         self.architecture = loaded.architecture
@@ -48,7 +50,8 @@ class ServedModel:
         self.transform: Callable[[Image.Image], Tensor] = loaded.transform
         self.resize_side = loaded.resize_side
         self._module = loaded.module.to(device).requires_grad_(requires_grad=False)
-        self._variants: dict[tuple[str, int], Variant] = {}
+        self._variants: dict[tuple[str, int | None, Tier | None], Variant] = {}
+        self._calibrated = dict(loaded.calibration.tiers) if loaded.calibration else {}
         self._lock = Lock()
         try:
             self.dense_macs = rapid_core.macs(self._module)
@@ -58,20 +61,49 @@ class ServedModel:
         num_blocks: int = len(loaded.module.blocks)
         self.num_prefix_tokens: int = loaded.module.num_prefix_tokens
         self.num_tokens = num_patches + self.num_prefix_tokens
-        self.limits = ReductionRange(METHODS, num_patches, num_blocks, max_r=num_patches // 2)
+        self.limits = ReductionRange(
+            METHODS, num_patches, num_blocks, num_patches // 2, frozenset(self._calibrated)
+        )
+        self._check_calibration(num_blocks)
 
-    def variant(self, method: str, r: int) -> Variant:
+    def _check_calibration(self, num_blocks: int) -> None:
+        """Refuse a calibration of another model now rather than when its tier is asked for."""
+        for tier in self._calibrated:
+            try:
+                self.variant(CALIBRATED_METHOD, None, tier)
+            except rapid_core.RapidError as exc:
+                raise ModelLoadError(
+                    f"cannot serve {self.name!r}: its calibrated tier {tier!r} is not for a "
+                    f"model of {num_blocks} blocks: {exc}"
+                ) from exc
+
+    def variant(self, method: str, r: int | None, tier: Tier | None = None) -> Variant:
         """The model with one reduction; made at the first call, then kept.
 
-        There are at most `len(METHODS) * (max_r + 1)` of them, each of a few kilobytes.
-        """
-        with self._lock:
-            if (method, r) not in self._variants:
-                self._variants[method, r] = self._patch(method, r)
-            return self._variants[method, r]
+        There are at most `len(METHODS) * (max_r + 1) + len(TIERS)` of them, a few kilobytes each.
 
-    def _patch(self, method: str, r: int) -> Variant:
-        module: Any = rapid_core.patch(self._module, r=r, method=method)
+        Args:
+            method: one of `METHODS`.
+            r: tokens to remove in every block; None for the calibrated schedule of `tier`.
+            tier: without effect where r is given.
+        """
+        key = (method, r, None if r is not None else tier)
+        with self._lock:
+            if key not in self._variants:
+                self._variants[key] = self._patch(*key)
+            return self._variants[key]
+
+    def agreement(self, tier: Tier) -> float | None:
+        """Share of held-out pictures that a calibrated tier answers as the unreduced model."""
+        return self._calibrated[tier].agreement if tier in self._calibrated else None
+
+    def _patch(self, method: str, r: int | None, tier: Tier | None) -> Variant:
+        module: Any = rapid_core.patch(
+            self._module,
+            method=method,
+            prefix_only=self._module.global_pool == "token",
+            **({"r": r} if r is not None else self._options(tier)),
+        )
         schedule = rapid_core.removed_per_block(
             num_tokens=self.num_tokens,
             num_prefix_tokens=self.num_prefix_tokens,
@@ -86,6 +118,10 @@ class ServedModel:
             num_output_tokens=self.num_tokens - sum(schedule),
             macs=rapid_core.macs(module),
         )
+
+    def _options(self, tier: Tier | None) -> dict[str, Any]:
+        assert tier is not None
+        return self._calibrated[tier].model_dump(exclude={"macs_ratio", "agreement"})
 
 
 class Models:

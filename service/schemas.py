@@ -107,6 +107,10 @@ class TierInfo(BaseModel):
     tokens: TokenCount
     gmacs: float
     macs_ratio: float
+    agreement: float | None = Field(
+        description="share of held-out pictures with the unreduced model's answer, from the "
+        "calibration; null for a tier without one"
+    )
 
 
 class ModelInfo(BaseModel):
@@ -128,6 +132,32 @@ class ModelList(BaseModel):
     """All loaded models; the first is the default."""
 
     models: list[ModelInfo]
+
+
+class CalibratedTier(BaseModel):
+    """A schedule and options of RAPID, found by `rapid calibrate` for one tier of one model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    r: tuple[int, ...] = Field(description="tokens to remove in each block")
+    num_prune_blocks: int
+    similarity_threshold: float
+    importance_weight: float
+    clamp_importance: bool
+    macs_ratio: float
+    agreement: float
+
+
+class CalibrationFile(BaseModel):
+    """`tiers.json`: the calibrated tiers of one model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    architecture: str
+    num_pictures: int
+    num_held_out: int
+    seed: int
+    tiers: dict[Tier, CalibratedTier]
 
 
 class Health(BaseModel):

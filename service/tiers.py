@@ -17,6 +17,19 @@ TIER_R: dict[Tier, int] = {
 }
 """r per tier for 196 patches and 12 blocks, from the most accurate to the fastest."""
 
+TIER_MACS: dict[Tier, float] = {
+    "exact": 1.0,
+    "high": 0.80,
+    "balanced": 0.65,
+    "fast": 0.55,
+    "turbo": 0.47,
+    "extreme": 0.40,
+}
+"""Share of the unreduced model's multiply-adds that a calibrated tier stays below."""
+
+CALIBRATED_METHOD = "rapid"
+"""the method that tiers are calibrated for"""
+
 REFERENCE_PATCHES = 196
 REFERENCE_BLOCKS = 12
 
@@ -25,8 +38,8 @@ class Reduction(NamedTuple):
     """What a request gets."""
 
     method: str
-    r: int
-    """tokens to remove in every block."""
+    r: int | None
+    """tokens to remove in every block; None for the calibrated schedule of the tier."""
     tier: Tier | None
     """None where the request named r itself."""
 
@@ -39,6 +52,8 @@ class ReductionRange(NamedTuple):
     num_blocks: int
     max_r: int
     """half of the patches: more cannot go in one block."""
+    calibrated: frozenset[Tier] = frozenset()
+    """tiers with a schedule of their own."""
 
 
 def tier_r(tier: Tier, limits: ReductionRange) -> int:
@@ -49,6 +64,13 @@ def tier_r(tier: Tier, limits: ReductionRange) -> int:
     """
     scale = limits.num_patches / REFERENCE_PATCHES * REFERENCE_BLOCKS / limits.num_blocks
     return min(round(TIER_R[tier] * scale), limits.max_r)
+
+
+def of_tier(limits: ReductionRange, tier: Tier, method: str = CALIBRATED_METHOD) -> Reduction:
+    """What a tier means for one model and method: its calibrated schedule, else a constant r."""
+    if method == CALIBRATED_METHOD and tier in limits.calibrated:
+        return Reduction(method, None, tier)
+    return Reduction(method, tier_r(tier, limits), tier)
 
 
 def resolve(
@@ -71,5 +93,4 @@ def resolve(
                 f"r = {r} is out of range; allowed for this model: 0 ... {limits.max_r}"
             )
         return Reduction(method, r, None)
-    tier = tier or default_tier
-    return Reduction(method, tier_r(tier, limits), tier)
+    return of_tier(limits, tier or default_tier, method)

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from service.errors import ModelLoadError
+from service.schemas import CalibrationFile
 
 
 def _register_missing_operators() -> torch.library.Library:
@@ -38,6 +39,7 @@ from timm.data import (  # noqa: E402
 )
 
 HUB_PREFIXES = ("hf-hub:", "hf_hub:")
+CALIBRATION = "tiers.json"
 BUNDLED_MODELS = Path(__file__).parent / "assets"
 
 
@@ -56,6 +58,8 @@ class LoadedModel(NamedTuple):
     """timm's own evaluation transform: RGB image -> (3, H, W)."""
     resize_side: int
     """length in pixels that the transform gives the image's shorter side before it crops."""
+    calibration: CalibrationFile | None
+    """the calibrated tiers that lie beside the model, if any."""
 
 
 def load(spec: str) -> LoadedModel:
@@ -84,16 +88,33 @@ def load(spec: str) -> LoadedModel:
         input_size=tuple(config["input_size"]),
         transform=create_transform(**config, is_training=False),
         resize_side=round(max(config["input_size"][1:]) / config["crop_pct"]),
+        calibration=_calibration(spec),
     )
+
+
+def folder_of(spec: str) -> Path | None:
+    """The folder that a model is loaded from; None if it is downloaded by its name."""
+    if spec.startswith(HUB_PREFIXES):
+        return None
+    bundled = BUNDLED_MODELS / spec
+    folder = bundled if bundled.is_dir() else Path(spec)
+    return folder if folder.is_dir() or "/" in spec else None
+
+
+def _calibration(spec: str) -> CalibrationFile | None:
+    folder = folder_of(spec)
+    if folder is None or not (folder / CALIBRATION).is_file():
+        return None
+    try:
+        return CalibrationFile.model_validate_json((folder / CALIBRATION).read_text())
+    except ValueError as exc:
+        raise ModelLoadError(f"{folder / CALIBRATION} cannot be used: {exc}") from exc
 
 
 def _source(spec: str) -> str:
     """The name by which timm finds the model."""
-    if spec.startswith(HUB_PREFIXES):
-        return spec
-    bundled = BUNDLED_MODELS / spec
-    folder = bundled if bundled.is_dir() else Path(spec)
-    if not folder.is_dir() and "/" not in spec:
+    folder = folder_of(spec)
+    if folder is None:
         return spec  # a name that timm knows, or will refuse
     # Only safetensors: a pickle from an unknown source can run code when it is read.
     missing = [

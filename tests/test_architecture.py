@@ -13,7 +13,7 @@ CORE: dict[str, set[str]] = {
     "schedule": {"errors"},
     "tokens": set(),
     "vit": {"errors"},
-    "attention": {"tokens", "vit"},
+    "attention": {"precision", "tokens", "vit"},
     "precision": set(),
     "scoring": {"precision"},
     "selection": set(),
@@ -38,7 +38,8 @@ CORE: dict[str, set[str]] = {
         "vit",
     },
     "tracing": {"blocks", "errors", "patch", "selection", "tokens"},
-    "__init__": {"cost", "errors", "methods", "patch", "schedule", "tracing"},
+    "calibration": {"cost", "errors", "patch", "vit"},
+    "__init__": {"calibration", "cost", "errors", "methods", "patch", "schedule", "tracing"},
 }
 
 SERVICE: dict[str, set[str]] = {
@@ -51,8 +52,9 @@ SERVICE: dict[str, set[str]] = {
     "admission": {"errors"},
     "batching": {"errors"},
     "metrics": set(),
-    "timm_models": {"errors"},
+    "timm_models": {"errors", "schemas"},
     "models": {"errors", "tiers", "timm_models"},
+    "calibrate": {"errors", "images", "schemas", "tiers", "timm_models"},
     "engine": {"models"},
     "ranking": {"errors", "schemas"},
     "classify": {
@@ -66,7 +68,7 @@ SERVICE: dict[str, set[str]] = {
         *("admission", "batching", "classify", "engine", "lifecycle", "metrics", "models"),
         *("routes", "settings", "tiers"),
     },
-    "__main__": {"app", "errors", "lifecycle", "settings"},
+    "__main__": {"app", "calibrate", "engine", "errors", "lifecycle", "settings"},
     "__init__": set(),
 }
 
@@ -74,10 +76,10 @@ DOORS = {
     "fastapi": {"routes", "app"},
     "starlette": {"routes"},
     "uvicorn": {"__main__"},
-    "rapid_core": {"models"},
+    "rapid_core": {"calibrate", "models"},
     "timm": {"timm_models"},
     "torchvision": {"timm_models"},
-    "torch": {"batching", "engine", "images", "models", "ranking", "timm_models"},
+    "torch": {"batching", "calibrate", "engine", "images", "models", "ranking", "timm_models"},
     "PIL": {"images", "models", "timm_models"},
     "prometheus_client": {"app", "metrics", "routes"},
     "pydantic": {"routes", "schemas", "settings"},

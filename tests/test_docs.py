@@ -1,10 +1,12 @@
 """What the README says is what there is."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+import rapid_core
 from service.app import create_app
 from service.settings import PREFIX, Settings
 from service.tiers import TIERS
@@ -37,6 +39,14 @@ def test_every_file_of_the_code_stands_in_the_map() -> None:
         for path in (ROOT / package).rglob("*.py"):
             if path.stem != "__init__":
                 assert f"`{path.name}`" in README, path
+
+
+def test_every_method_and_option_has_its_half_page() -> None:
+    pages = (ROOT / "docs" / "methods.md").read_text()
+    for name, method in rapid_core.METHODS.items():
+        assert re.search(rf"^##+ .*`?{name}`?", pages, re.MULTILINE), name
+        for option in fields(method):  # type: ignore[arg-type]
+            assert f"| `{option.name}` |" in pages, option.name
 
 
 def test_every_make_target_of_the_readme_is_there() -> None:

@@ -9,9 +9,6 @@ from service.routes import problems
 from service.schemas import ModelInfo, ModelList, TierInfo, TokenCount
 from service.tiers import TIERS, Tier
 
-METHOD = "rapid"
-"""the method that the tiers are listed for."""
-
 
 def create_router(service: Service) -> APIRouter:
     """The routes, for one service."""
@@ -48,13 +45,14 @@ def _describe(service: Service, model: ServedModel) -> ModelInfo:
 
 
 def _describe_tier(model: ServedModel, tier: Tier) -> TierInfo:
-    variant = model.variant(METHOD, tiers.tier_r(tier, model.limits))
+    variant = model.variant(*tiers.of_tier(model.limits, tier))
     return TierInfo(
         tier=tier,
-        method=METHOD,
+        method=variant.method,
         r=variant.r,
         schedule=list(variant.schedule),
         tokens=TokenCount(input=model.num_tokens, output=variant.num_output_tokens),
         gmacs=round(variant.macs / 1e9, 3),
         macs_ratio=round(variant.macs / model.dense_macs, 4),
+        agreement=model.agreement(tier),
     )

@@ -11,16 +11,23 @@ from torch import Tensor, nn
 
 import rapid_core
 
-from .reference import Options, forward
+from .reference import forward
+from .reference_tokens import Options
 from .tiny import ARCHITECTURES, random_images, tiny_vit
 
-METHODS = ["rapid", "tome"]
+METHODS = ["rapid", "tome", "tofu", "evit", "patch_similarity", "attention_rollout"]
 REDUCTIONS: dict[str, dict[str, Any]] = {
     "tome": {"r": 3, "method": "tome"},
     "rapid": {"r": 3},
     "rapid_clamped": {"r": 4, "clamp_importance": True, "importance_weight": 8.0},
     "rapid_merging_only": {"r": 2, "num_prune_blocks": 0},
     "to_the_last_patch": {"r": 99},
+    "tofu": {"r": 3, "method": "tofu"},
+    "tofu_merging_only": {"r": 99, "method": "tofu", "num_prune_blocks": 0},
+    "evit": {"r": 2, "method": "evit"},
+    "evit_fused": {"r": 3, "method": "evit", "fuse": True},
+    "patch_similarity": {"r": 3, "method": "patch_similarity"},
+    "attention_rollout": {"r": 3, "method": "attention_rollout"},
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "no_weight": {"importance_weight": 0.0},
@@ -72,7 +79,8 @@ def test_every_amount(model: nn.Module, images: Tensor, r: int | list[int], meth
     assert_equals_reference(model, images, r=r, method=method)
 
 
-@pytest.mark.parametrize("method", METHODS)
+# Of two patches, neither is more like the others: Patch Similarity has nothing to go by.
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "patch_similarity"])
 @pytest.mark.parametrize("num_patches", [1, 2, 3, 4])
 def test_hardly_any_patches(num_patches: int, method: str) -> None:
     model = tiny_vit(img_size=(8, 8 * num_patches))
@@ -97,9 +105,22 @@ def test_another_image_size_than_the_model_was_made_for() -> None:
 def test_removing_nothing_is_the_model_bit_for_bit(name: str, dtype: torch.dtype) -> None:
     model = copy.deepcopy(tiny_vit(**ARCHITECTURES[name])).to(dtype)
     images = random_images(model).to(dtype)
-    for method in METHODS:
+    for method in [*METHODS, "random"]:
+        if method == "attention_rollout":
+            continue  # see below
         for r in (0, [0] * len(model.blocks)):
             assert torch.equal(rapid_core.patch(model, r=r, method=method)(images), model(images))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"method": "attention_rollout"}, {"method": "patch_similarity", "diversity": 0.5}],
+    ids=str,
+)
+def test_removing_nothing_with_a_memory_is_the_model_bit_for_bit(
+    model: nn.Module, images: Tensor, options: dict[str, Any]
+) -> None:
+    assert torch.equal(rapid_core.patch(model, r=0, **options)(images), model(images))
 
 
 @pytest.mark.parametrize("name", ["plain", "even_grid", "dinov2", "no_class_but_registers"])

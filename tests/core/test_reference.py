@@ -3,19 +3,23 @@
 import pytest
 import torch
 
-from .reference import (
-    Options,
-    Token,
+from .reference import forward, run
+from .reference_methods import (
+    Seen,
+    attended,
     best_pairs,
-    forward,
+    by_ranking,
     importance_cutoff,
+    look_through,
+    mlerp,
     prune_order,
     redundancy,
     remove,
-    run,
     stage_i,
     tome,
+    unlike,
 )
+from .reference_tokens import Options, Token
 from .tiny import ARCHITECTURES, random_images, tiny_vit
 
 EQ1_SIMILARITY = [[0.9, 0.8, 0.1], [0.95, 0.2, 0.3], [0.71, 0.72, 0.73]]
@@ -73,3 +77,42 @@ def test_every_patch_is_held_once_or_gone(method: str) -> None:
         assert held[:3] == [0, 0, 0]
         assert held[3:] == sizes[3:]
         assert assignment.count(-1) == (5 if method == "rapid" else 0)
+
+
+def token(*x: float, first: int = -1) -> Token:
+    return Token(list(x), 1.0, frozenset({first}), first)
+
+
+def test_mlerp_example_of_the_paper() -> None:
+    """The plain mean (1.5, 2) has length 2.5; the longest of the two has length 4."""
+    group = [token(3.0, 0.0), Token([0.0, 4.0], 9.0, frozenset())]
+    assert mlerp(group) == pytest.approx([2.4, 3.2])
+
+
+def seen_by(importance: list[float], tokens: list[Token]) -> Seen:
+    return Seen(tokens, [], importance, 1, has_class_token=True, layer=0, num_blocks=1)
+
+
+def test_evit_keeps_the_attended_and_sums_the_others_with_their_attention() -> None:
+    tokens = [token(1.0 * 10**i, first=i - 1) for i in range(5)]
+    seen = seen_by([0.5, 0.1, 0.2, 0.05, 0.15], tokens)
+    assert attended(seen) == seen.importance
+    assert by_ranking(seen, 2, Options(2, "evit")) == [tokens[0], tokens[2], tokens[4]]
+    fused = by_ranking(seen, 1, Options(1, "evit", fuse=True))
+    assert fused[:-1] == [tokens[0], tokens[2], tokens[4]]
+    assert fused[-1].x == pytest.approx([0.05 * 1000 + 0.1 * 10])
+    assert fused[-1].patches == {0, 2}
+
+
+def test_mean_similarity_to_the_others() -> None:
+    seen = seen_by([], [token(9.0, 9.0), token(1.0, 0.0), token(0.0, 2.0), token(3.0, 0.0)])
+    assert unlike(seen)[1:] == pytest.approx([-0.5, 0.0, -0.5])
+
+
+def test_rollout_by_hand() -> None:
+    """Two blocks; between them the first of three tokens is dropped."""
+    tokens = [token(first=i) for i in range(3)]
+    rows = look_through(tokens, [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.5, 0.5, 0.0]])
+    assert rows == [[0.5, 0.5, 0.0], [0.0, 0.5, 0.5], [0.25, 0.25, 0.5]]
+    left = [Token([], 1.0, frozenset(), first, rows[first]) for first in (1, 2)]
+    assert look_through(left, [[0.0, 1.0], [1.0, 0.0]]) == [[0.125, 0.375, 0.5]] * 2

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rapid_core.selection import plan_merge, plan_prune
+from rapid_core.selection import plan_drop, plan_fuse, plan_merge, plan_prune
 
 # Seven tokens with one prefix token: sources 0, 1, 2 are tokens 2, 4, 6; destinations 1, 3, 5.
 
@@ -123,3 +123,55 @@ def test_merge_moves_exactly_the_first_of_the_order_to_their_destinations(
         assert moves == {
             first_patch + 1 + 2 * i: first_patch + 2 * destination[image, i].item() for i in chosen
         }
+
+
+# Plans that do not tell sources from destinations: five patches behind two prefix tokens.
+
+
+@pytest.mark.parametrize(
+    ("score", "num_removed", "kept"),
+    [
+        ([0.1, 0.9, 0.3, 0.8, 0.2], 1, [0, 1, 2, 4, 5, 6]),
+        ([0.1, 0.9, 0.3, 0.8, 0.2], 3, [0, 1, 2, 6]),
+        ([0.5, 0.5, 0.5, 0.5, 0.5], 2, [0, 1, 4, 5, 6]),
+        ([-1.0, -2.0, -3.0, -2.0, -9.0], 2, [0, 1, 4, 5, 6]),
+        ([0.1, 0.9, 0.3, 0.8, 0.2], 5, [0, 1]),
+    ],
+)
+def test_drop_takes_the_highest_scores_and_keeps_the_order(
+    score: list[float], num_removed: int, kept: list[int]
+) -> None:
+    plan = plan_drop(torch.tensor([score]), num_removed=num_removed, num_prefix_tokens=2)
+    assert plan.keep_idx.tolist() == [kept]
+
+
+def test_fuse_takes_one_more_and_names_what_each_counts() -> None:
+    plan = plan_fuse(
+        torch.tensor([[0.1, 0.9, 0.3, 0.8, 0.2], [5.0, 4.0, 3.0, 2.0, 1.0]]),
+        torch.tensor([[10.0, 11.0, 12.0, 13.0, 14.0], [20.0, 21.0, 22.0, 23.0, 24.0]]),
+        num_removed=1,
+        num_prefix_tokens=2,
+    )
+    assert plan.keep_idx.tolist() == [[0, 1, 2, 4, 6], [0, 1, 4, 5, 6]]
+    assert plan.src_idx.tolist() == [[3, 5], [2, 3]]
+    assert plan.weight.tolist() == [[11.0, 13.0], [20.0, 21.0]]
+
+
+@given(
+    levels=st.lists(st.integers(0, 4), min_size=1, max_size=40),
+    num_prefix_tokens=st.integers(0, 5),
+    data=st.data(),
+)
+def test_drop_and_fuse_part_the_patches(
+    levels: list[int], num_prefix_tokens: int, data: st.DataObject
+) -> None:
+    score, P = torch.tensor([levels], dtype=torch.float64), num_prefix_tokens
+    order = sorted(range(len(levels)), key=lambda i: (-levels[i], i))
+    R = data.draw(st.integers(0, len(levels)))
+    dropped = plan_drop(score, num_removed=R, num_prefix_tokens=P).keep_idx[0].tolist()
+    assert dropped == [*range(P), *sorted(P + i for i in order[R:])]
+    if R > 0:
+        fused = plan_fuse(score, score + 0.5, num_removed=R - 1, num_prefix_tokens=P)
+        assert fused.keep_idx[0].tolist() == dropped
+        assert fused.src_idx[0].tolist() == [P + i for i in order[:R]]
+        assert fused.weight[0].tolist() == [levels[i] + 0.5 for i in order[:R]]

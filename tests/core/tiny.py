@@ -44,6 +44,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "average_late_norm": {"global_pool": "avg", "fc_norm": False},
     "average_all": {"global_pool": "avg", "pool_include_prefix": True, "reg_tokens": 2},
     "average_maximum": {"global_pool": "avgmax"},
+    "attention_pool": {"global_pool": "map", "class_token": False},
+    "attention_pool_of_all": {"global_pool": "map", "pool_include_prefix": True, "reg_tokens": 2},
     "no_class_token": {"global_pool": "avg", "class_token": False},
     "no_class_but_registers": {"global_pool": "avg", "class_token": False, "reg_tokens": 2},
 }

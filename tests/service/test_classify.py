@@ -78,7 +78,7 @@ async def test_an_answer_member_by_member(bundled: httpx.AsyncClient, owl: bytes
     assert (answer["method"], answer["tier"], answer["r"]) == ("tome", None, 14)
     assert answer["schedule"] == [14] * 12
     assert answer["tokens"] == {"input": 257, "output": 257 - 12 * 14}
-    assert answer["macs_ratio"] == pytest.approx(0.6535, abs=1e-3)
+    assert answer["macs_ratio"] == pytest.approx(0.6303, abs=1e-3)
     assert set(answer["timing_ms"]) == {"decode", "queue", "inference", "total"}
     parts = [answer["timing_ms"][part] for part in ("decode", "queue", "inference")]
     assert min(parts) >= 0
@@ -111,7 +111,6 @@ async def test_an_answer_says_what_its_r_did(
     answer = response.json()
     assert (answer["r"], answer["tier"], answer["schedule"]) == (r, None, schedule)
     assert answer["tokens"] == {"input": 257, "output": 1 + num_patches}
-    assert (answer["macs_ratio"] == 1) == (r == 0)
     assert answer["predictions"][0]["label"] == "owl"
 
 
@@ -394,7 +393,9 @@ async def test_a_model_describes_itself(app_client: AppClient) -> None:
         tiers = {tier["tier"]: tier for tier in info["tiers"]}
         assert tiers["exact"]["schedule"] == [0, 0, 0, 0]
         assert tiers["exact"]["tokens"] == {"input": 17, "output": 17}
-        assert tiers["exact"]["macs_ratio"] == 1
+        assert (
+            0.75 < tiers["exact"]["macs_ratio"] < 1
+        )  # the last block computes the CLS token alone
         ratios = [tier["macs_ratio"] for tier in tiers.values()]
         assert ratios == sorted(ratios, reverse=True)
         for tier in tiers.values():
@@ -406,10 +407,11 @@ async def test_a_model_describes_itself(app_client: AppClient) -> None:
 async def test_the_bundled_model_says_what_it_costs(bundled: httpx.AsyncClient) -> None:
     info = (await bundled.get("/v1/models/everyday-vit-s14")).json()
     N, C = 257, 384
-    blocks = 12 * (4 * N * C**2 + 2 * N**2 * C + 8 * N * C**2)
+    blocks = 11 * (4 * N * C**2 + 2 * N**2 * C + 8 * N * C**2)
+    blocks += 2 * N * C**2 + 2 * C**2 + 2 * N * C + 8 * C**2  # the last one: the CLS token alone
     embedding, head = (N - 1) * 3 * 14**2 * C, C * info["num_classes"]
     exact = info["tiers"][0]
-    assert (exact["tier"], exact["macs_ratio"], info["num_classes"]) == ("exact", 1, 334)
+    assert (exact["tier"], info["num_classes"]) == ("exact", 334)
     assert exact["gmacs"] == pytest.approx((blocks + embedding + head) / 1e9, abs=6e-4)
 
 

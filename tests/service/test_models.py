@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from service import models, timm_models
+import rapid_core
+from service import models, tiers, timm_models
 from service.errors import ModelLoadError, ModelNotFoundError
 from service.models import Models, ServedModel
 from service.timm_models import timm
@@ -33,7 +34,8 @@ def test_a_variant_knows_what_it_costs(tiny: ServedModel) -> None:
     variant = tiny.variant("rapid", 3)
     assert variant.schedule == (3, 3, 3, 3)
     assert variant.num_output_tokens == 17 - 12
-    assert variant.macs < tiny.dense_macs == tiny.variant("tome", 0).macs
+    # Even r = 0 costs less than the model: the last block computes the CLS token alone.
+    assert variant.macs < tiny.variant("tome", 0).macs < tiny.dense_macs
     assert tiny.variant("rapid", 8).schedule == (8, 4, 2, 1)
     assert tiny.variant("rapid", 3) is variant
 
@@ -97,3 +99,71 @@ def test_a_model_that_cannot_be_reduced_is_refused_with_the_reason(tmp_path: Pat
     timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
     with pytest.raises(ModelLoadError, match="not a timm VisionTransformer"):
         models.load(str(tmp_path), CPU)
+
+
+CALIBRATED = {
+    "architecture": "vit_tiny_patch16_224",
+    "num_pictures": 20,
+    "num_held_out": 8,
+    "seed": 0,
+    "tiers": {
+        "fast": {
+            "r": [4, 2, 1, 0],
+            "num_prune_blocks": 2,
+            "similarity_threshold": 0.6,
+            "importance_weight": 20.0,
+            "clamp_importance": True,
+            "macs_ratio": 0.5,
+            "agreement": 0.9,
+        }
+    },
+}
+
+
+@pytest.fixture
+def calibrated_model(tmp_path: Path, tiny_model: Path) -> Path:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    (tmp_path / "model" / "tiers.json").write_text(json.dumps(CALIBRATED))
+    return tmp_path / "model"
+
+
+def test_calibrated_tiers_lie_beside_the_model(calibrated_model: Path) -> None:
+    model = models.load(str(calibrated_model), CPU)
+    reduction = tiers.of_tier(model.limits, "fast")
+    assert reduction == ("rapid", None, "fast")
+    variant = model.variant(*reduction)
+    assert variant.schedule == (4, 2, 1, 0)
+    assert (variant.r, variant.num_output_tokens, model.agreement("fast")) == (None, 10, 0.9)
+    images = torch.randn(2, 3, 64, 64)
+    expected = rapid_core.patch(
+        timm_models.load(str(calibrated_model)).module,
+        r=[4, 2, 1, 0],
+        num_prune_blocks=2,
+        similarity_threshold=0.6,
+        importance_weight=20.0,
+        clamp_importance=True,
+    )(images)
+    torch.testing.assert_close(variant.module(images), expected, rtol=0, atol=1e-5)
+    # Everything else keeps to a constant r.
+    assert tiers.of_tier(model.limits, "turbo") == ("rapid", 4, "turbo")
+    assert tiers.of_tier(model.limits, "fast", "tome") == ("tome", 3, "fast")
+    assert model.agreement("turbo") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"r": [4, 2, 1]}, "4 blocks"),
+        ({"num_prune_blocks": 9}, "num_prune_blocks"),
+        ({"r": "many"}, "tiers.json cannot be used"),
+        ({"speed": 2}, "tiers.json cannot be used"),
+    ],
+)
+def test_a_calibration_that_does_not_fit_is_refused(
+    calibrated_model: Path, change: dict[str, object], message: str
+) -> None:
+    broken = json.loads(json.dumps(CALIBRATED))
+    broken["tiers"]["fast"].update(change)
+    (calibrated_model / "tiers.json").write_text(json.dumps(broken))
+    with pytest.raises(ModelLoadError, match=message):
+        models.load(str(calibrated_model), CPU)

@@ -1,0 +1,70 @@
+"""The host never waits for the device, and one compiled graph serves every batch of a shape."""
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import rapid_core
+
+from .tiny import random_images, tiny_vit
+
+WAITS = {"item", "nonzero", "tolist", "cpu", "numpy", "masked_select", "unique", "synchronize"}
+SOURCES = sorted(Path(rapid_core.__file__).parent.glob("*.py"))
+REQUESTS: dict[str, dict[str, Any]] = {
+    "rapid": {"r": 3},
+    "rapid_list": {"r": [3, 0, 4, 99]},
+    "rapid_clamped": {"r": 3, "clamp_importance": True},
+    "rapid_prefix_only": {"r": 3, "prefix_only": True},
+    "tome": {"r": 3, "method": "tome"},
+    "tofu": {"r": 3, "method": "tofu"},
+    "evit": {"r": 3, "method": "evit"},
+    "evit_fused": {"r": 3, "method": "evit", "fuse": True},
+    "patch_similarity": {"r": 3, "method": "patch_similarity"},
+    "patch_similarity_diverse": {"r": 3, "method": "patch_similarity", "diversity": 0.5},
+    "patch_similarity_at_input": {"r": 2, "method": "patch_similarity", "at_input": True},
+    "attention_rollout": {"r": 3, "method": "attention_rollout"},
+    "random": {"r": 3, "method": "random", "seed": 3},
+}
+
+
+# Its searches read scores back on purpose; no forward goes through it.
+OFFLINE = {"calibration.py"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_nothing_in_a_forward_reads_from_the_device(path: Path) -> None:
+    calls = [
+        node.func.attr
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    ]
+    if path.name not in OFFLINE:
+        assert not WAITS.intersection(calls)
+
+
+@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", REQUESTS)
+def test_one_graph_and_no_recompilation(name: str, backend: str) -> None:
+    model = tiny_vit()
+    assert_compiles_once(rapid_core.patch(model, **REQUESTS[name]), backend)
+
+
+@pytest.mark.parametrize("pooling", ["avg", "avgmax", "map"])
+def test_also_with_pooling_by_size(pooling: str) -> None:
+    model = tiny_vit(global_pool=pooling, class_token=False)
+    assert_compiles_once(rapid_core.patch(model, r=3), "eager")
+
+
+def assert_compiles_once(reduced: nn.Module, backend: str) -> None:
+    torch._dynamo.reset()
+    batches = [random_images(reduced, 3, seed=seed) for seed in (1, 2)]
+    with torch.no_grad():
+        expected = [reduced(images) for images in batches]
+        compiled = torch.compile(reduced, fullgraph=True, backend=backend, dynamic=False)
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            logits = [compiled(images) for images in batches]
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-10)
