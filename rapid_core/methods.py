@@ -130,9 +130,18 @@ class PatchSimilarity:
     together, but at most half of the patches."""
     diversity: float = 0.0
     """weight of the term that keeps pruned patches from clustering, >= 0; 0 is off."""
+    prune_ratio: float | None = None
+    """share of the patches to drop, in [0, 0.5]; instead of r. In every block the same number, or
+    all at the input. `scoring.share_above` turns a threshold of redundancy into it."""
 
     def __post_init__(self) -> None:
         _require_number("diversity", self.diversity)
+        if self.prune_ratio is not None:
+            _require_number("prune_ratio", self.prune_ratio)
+            if not 0 <= self.prune_ratio <= 0.5:
+                raise InvalidScheduleError(
+                    f"prune_ratio = {self.prune_ratio!r} must lie in [0, 0.5]"
+                )
         if self.diversity < 0:
             raise InvalidScheduleError(f"diversity = {self.diversity!r} must be >= 0")
 
@@ -142,6 +151,9 @@ class PatchSimilarity:
                 "diversity needs to know where the patches lie; this model takes images of any size"
             )
         schedule = parse_r(r, layout.num_blocks)
+        if self.prune_ratio is not None:
+            num_dropped = math.floor(self.prune_ratio * math.prod(layout.grid_size))
+            schedule = _spread_evenly(num_dropped, layout.num_blocks)
         drop: Planner = partial(
             planners.drop_redundant_patches, layout=layout, diversity=self.diversity
         )
@@ -283,6 +295,12 @@ def _num_prune_blocks(wanted: int | None, layout: TokenLayout, *, default: int) 
             "number of blocks"
         )
     return wanted
+
+
+def _spread_evenly(num_removed: int, num_blocks: int) -> tuple[int, ...]:
+    """The same number in every block, the rest one by one in the first."""
+    each, rest = divmod(num_removed, num_blocks)
+    return tuple(each + (block < rest) for block in range(num_blocks))
 
 
 def _require_number(name: str, value: object) -> None:

@@ -79,9 +79,11 @@ def patch(  # noqa: PLR0913 - all but r are named options
             f"prefix_only needs a model that pools the CLS token, not global_pool = "
             f"{vit.global_pool!r}"
         )
-    amounts = {"r": r, "macs_ratio": macs_ratio, "keep_rate": options.get("keep_rate")}
-    if sum(amount is not None for amount in amounts.values()) != 1:
-        raise InvalidScheduleError("give either r or macs_ratio (or, for evit, keep_rate)")
+    shares = [options.get(name) for name in ("keep_rate", "prune_ratio")]
+    if sum(amount is not None for amount in (r, macs_ratio, *shares)) != 1:
+        raise InvalidScheduleError(
+            "give one of r, macs_ratio, keep_rate (evit) and prune_ratio (patch_similarity)"
+        )
     if macs_ratio is not None:
         if schedule != "constant":
             raise InvalidScheduleError(f"schedule = {schedule!r} needs r, not macs_ratio")

@@ -112,6 +112,19 @@ def patch_redundancy(x: Tensor) -> Tensor:
     return ((unit * unit.sum(dim=1, keepdim=True)).sum(dim=-1) - 1) / (x.shape[1] - 1)
 
 
+def share_above(x: Tensor, threshold: float) -> float:
+    """Share of the patches whose redundancy exceeds a threshold, over many images.
+
+    A threshold would remove another number of patches from every image, and images of one batch
+    need equal numbers: so it is mapped to a fixed ratio once, on sample images.
+
+    Args:
+        x: (B, n, C), patch tokens of sample images, as they enter the first block.
+        threshold: θ, compared with `patch_redundancy`.
+    """
+    return float((patch_redundancy(x) > threshold).double().mean())
+
+
 def spread_out(score: Tensor, window: Tensor, population: Tensor) -> Tensor:
     """How many of a 2 x 2 window are gone before this patch goes, as a share in 0 ... 1.
 

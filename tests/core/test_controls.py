@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import rapid_core
-from rapid_core import planners
+from rapid_core import planners, scoring
 from rapid_core.planners import TokenLayout
 from rapid_core.selection import PrunePlan
 
@@ -124,3 +124,31 @@ def test_at_input_removes_at_once_what_r_would_in_all_blocks(
     for r, expected in ((2, 8), (3, 12), (99, 12)):
         reduced = rapid_core.patch(model, r=r, method="patch_similarity", at_input=True)
         assert all(len(lost) == expected for lost in dropped(reduced, images))
+
+
+@pytest.mark.parametrize(
+    ("prune_ratio", "expected"),
+    [(0.0, (0, 0, 0, 0)), (0.2, (2, 1, 1, 1)), (0.5, (3, 3, 3, 3))],
+)
+def test_a_ratio_is_spread_over_the_blocks(
+    model: nn.Module, prune_ratio: float, expected: tuple[int, ...]
+) -> None:
+    options = {"method": "patch_similarity", "prune_ratio": prune_ratio}
+    assert rapid_core.patch(model, **options).blocks.reduction.schedule == expected
+    at_input = rapid_core.patch(model, **options, at_input=True).blocks.reduction
+    assert (at_input.schedule, at_input.num_removed_at_input) == ((0,) * 4, sum(expected))
+
+
+@pytest.mark.parametrize(
+    "request_", [{"prune_ratio": 0.6}, {"prune_ratio": -0.1}, {"prune_ratio": 0.2, "r": 1}], ids=str
+)
+def test_an_impossible_ratio_is_refused(model: nn.Module, request_: dict[str, float]) -> None:
+    with pytest.raises(rapid_core.InvalidScheduleError):
+        rapid_core.patch(model, method="patch_similarity", **request_)
+
+
+def test_a_threshold_becomes_a_ratio() -> None:
+    """Three equal patches of four resemble the others by 1/3, the odd one by -1."""
+    x = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]]])
+    ratios = [scoring.share_above(x, threshold) for threshold in (-2.0, 0.0, 0.5)]
+    assert ratios == [1.0, 0.75, 0.0]
