@@ -23,7 +23,9 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ti
 def calibrate(
     spec: str, pictures: Path, *, out: Path | None, device: torch.device, seed: int
 ) -> Path:
-    """Calibrate every tier of a model; what an interrupted run has found is used again.
+    """Calibrate the tiers of a model; what an interrupted run has found is used again.
+
+    A tier whose cost no schedule reaches is left out; the service then gives it a constant r.
 
     Args:
         spec: a model, as in RAPID_MODELS.
@@ -62,6 +64,9 @@ def calibrate(
                 result = rapid_core.calibrate(
                     module, images, macs_ratio=TIER_MACS[tier], seed=seed, memo=memo, on_step=step
                 )
+            except rapid_core.InvalidScheduleError as exc:
+                bar.write(f"{tier} is left out: {exc}")
+                continue
             except rapid_core.RapidError as exc:
                 raise ModelLoadError(f"cannot calibrate {spec!r}: {exc}") from exc
         num_held_out = result.num_held_out
@@ -70,6 +75,8 @@ def calibrate(
             agreement=round(result.agreement, 4),
             **asdict(result.candidate),
         )
+    if not found:
+        raise ModelLoadError(f"no tier of {spec!r} can be calibrated on {len(images)} pictures")
     written = CalibrationFile(
         architecture=loaded.architecture,
         num_pictures=len(images),
