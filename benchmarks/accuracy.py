@@ -31,8 +31,9 @@ from tqdm import tqdm
 import rapid_core
 from benchmarks import environment
 from benchmarks.core import Candidate, median_speed, scaled_r, table, time_rounds
-from benchmarks.tiers import MAX_PIXELS, load_probe
+from benchmarks.tiers import load_probe
 from service import timm_models
+from service.calibrate import MAX_PIXELS
 from service.images import InputSpec, decode
 from service.timm_models import BUNDLED_MODELS, LoadedModel
 

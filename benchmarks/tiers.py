@@ -19,12 +19,11 @@ from torch import Tensor, nn
 
 from benchmarks import environment
 from service import models, tiers
+from service.calibrate import MAX_PIXELS
 from service.images import InputSpec, decode
 from service.models import ServedModel, Variant
 from service.tiers import TIERS
 from service.timm_models import BUNDLED_MODELS, LoadedModel
-
-MAX_PIXELS = 50_000_000
 
 
 def main() -> None:

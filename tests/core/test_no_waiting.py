@@ -46,6 +46,7 @@ def test_nothing_in_a_forward_reads_from_the_device(path: Path) -> None:
         assert not WAITS.intersection(calls)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", REQUESTS)
 def test_one_graph_and_no_recompilation(name: str, backend: str) -> None:
@@ -53,6 +54,7 @@ def test_one_graph_and_no_recompilation(name: str, backend: str) -> None:
     assert_compiles_once(rapid_core.patch(model, **REQUESTS[name]), backend)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["avg", "avgmax", "map"])
 def test_also_with_pooling_by_size(pooling: str) -> None:
     model = tiny_vit(global_pool=pooling, class_token=False)
