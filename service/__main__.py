@@ -2,7 +2,11 @@
 
 import argparse
 import logging
+import math
+import os
+import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -10,26 +14,50 @@ from types import FrameType
 
 import uvicorn
 
+from service import event_log
 from service.app import create_app
 from service.calibrate import calibrate
 from service.engine import choose_device
 from service.errors import ModelLoadError, SettingsError
+from service.impatient import impatient
 from service.lifecycle import Lifecycle, Phase
 from service.settings import Settings
 
+RECEIVE_GRACE_S = 2.0
+"""after this the connection is closed, where the polite 408 has not helped"""
+
 
 class Server(uvicorn.Server):
-    """A uvicorn server that turns `/readyz` red with the first signal and then exits with 0."""
+    """A uvicorn server that leaves in steps: not ready, then draining, then exit with 0."""
 
-    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle) -> None:
+    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, drain_delay_s: float) -> None:
         """Serve, and tell `lifecycle` of signals."""
         super().__init__(config)
         self._lifecycle = lifecycle
+        self._drain_delay_s = drain_delay_s
+        self._leaves_at = math.inf
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
-        """Drain on the first SIGTERM or SIGINT, stop at once on the second."""
+        """SIGTERM: serve on for the drain delay; SIGINT or a second signal: drain at once.
+
+        A further signal ends even the draining.
+        """
+        if self.should_exit:
+            self.force_exit = True
+        elif sig == signal.SIGTERM and self._leaves_at == math.inf and self._drain_delay_s > 0:
+            self._lifecycle.leave()
+            self._leaves_at = time.monotonic() + self._drain_delay_s
+        else:
+            self._leave()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: drain once the delay is over."""
+        if time.monotonic() >= self._leaves_at or self._lifecycle.phase is Phase.DRAINING:
+            self._leave()
+        return await super().on_tick(counter)
+
+    def _leave(self) -> None:
         self._lifecycle.drain()
-        self.force_exit = self.should_exit
         self.should_exit = True
 
 
@@ -37,29 +65,32 @@ def serve() -> int:
     """Serve until a signal comes; returns the exit status."""
     try:
         settings = Settings.from_environment()
+        event_log.configure(settings.log_level)
+        lifecycle = Lifecycle()
+        app = create_app(settings, lifecycle, on_failure=lambda: stop())
     except SettingsError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 2
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
-    lifecycle = Lifecycle()
-    app = create_app(settings, lifecycle, on_failure=lambda: stop())
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
+        http=impatient(settings.receive_timeout_s + RECEIVE_GRACE_S),
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=settings.drain_timeout_s,
     )
-    server = Server(config, lifecycle)
+    server = Server(config, lifecycle, settings.drain_delay_s)
 
     def stop() -> None:
         server.should_exit = True
 
     server.run()
-    return 1 if lifecycle.phase is Phase.FAILED else 0
+    if lifecycle.phase is not Phase.FAILED:
+        return 0
+    # Not sys.exit: the interpreter would wait for a thread whose device may be stuck for ever.
+    logging.shutdown()
+    os._exit(1)
 
 
 def calibrate_model(arguments: argparse.Namespace) -> int:

@@ -30,10 +30,8 @@ class Admission:
         if self._is_over(self.num_images, num_images, self._max_images) or self._is_over(
             self.num_bytes, num_bytes, self._max_bytes
         ):
-            raise OverloadedError(
-                f"the service is full ({self.num_images} images, {self.num_bytes} bytes inside); "
-                "try again later",
-                self._retry_after_s(),
+            raise self.refusal(
+                f"the service is full ({self.num_images} images, {self.num_bytes} bytes inside)"
             )
         self.num_images += num_images
         self.num_bytes += num_bytes
@@ -42,6 +40,15 @@ class Admission:
         finally:
             self.num_images -= num_images
             self.num_bytes -= num_bytes
+
+    def refusal(self, reason: str) -> OverloadedError:
+        """The error for a client that should come again when the work inside is done."""
+        return OverloadedError(f"{reason}; try again later", self._retry_after_s())
+
+    @property
+    def fill(self) -> float:
+        """How full it is, 0 ... 1."""
+        return min(1.0, max(self.num_images / self._max_images, self.num_bytes / self._max_bytes))
 
     @staticmethod
     def _is_over(inside: int, wanted: int, limit: int) -> bool:

@@ -8,25 +8,30 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from pathlib import Path
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from service import models, tiers
+from service import api_keys, models, tiers
 from service.admission import Admission
-from service.batching import Batcher
+from service.api_keys import ApiKeys
+from service.batching import Batcher, BatchPolicy, Finished, Hooks
+from service.brownout import Brownout
 from service.classify import Service
 from service.engine import Engine, choose_device
-from service.lifecycle import Lifecycle
+from service.forecast import Forecast
+from service.lifecycle import Lifecycle, Phase
 from service.metrics import Metrics
 from service.models import Models, ServedModel, Variant
-from service.routes import classify, health, problems
+from service.routes import classify, health, open_inference, problems
 from service.routes import models as model_routes
-from service.routes.request_ids import RequestIds
+from service.routes.envelope import Envelope
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+BYTES_OF_A_PHOTO = 2**20
 DESCRIPTION = (
     "Vision Transformer classifiers that let every request choose how much of the network's work "
     "to skip: `tier`, or the number `r` of tokens to remove in every block."
@@ -44,6 +49,9 @@ def create_app(
         settings: all of them.
         lifecycle: the phase of the process, for whoever else has a say in it.
         on_failure: called when the service cannot go on, after `/livez` has turned red.
+
+    Raises:
+        SettingsError: the API keys cannot be read.
     """
     device = choose_device(settings.device)
     engine = Engine(device, num_threads=settings.num_threads)
@@ -58,6 +66,7 @@ def create_app(
         tasks = [
             asyncio.create_task(_load(service, settings, engine)),
             asyncio.create_task(service.batcher.run()),
+            asyncio.create_task(service.batcher.watch(settings.batch_timeout_s)),
         ]
         for task in tasks:
             task.add_done_callback(lambda task: _fail_with(task, service.lifecycle, on_failure))
@@ -66,8 +75,10 @@ def create_app(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        service.decoders.shutdown(wait=True, cancel_futures=True)
-        engine.close()
+        # A device that is stuck would keep the process waiting for ever.
+        has_failed = service.lifecycle.phase is Phase.FAILED
+        service.decoders.shutdown(wait=not has_failed, cancel_futures=True)
+        engine.close(wait=not has_failed)
 
     app = FastAPI(
         title="rapid-vit",
@@ -76,10 +87,11 @@ def create_app(
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    app.add_middleware(RequestIds)
+    app.add_middleware(Envelope, lifecycle=service.lifecycle)
     problems.install(app)
     app.include_router(classify.create_router(service, settings))
     app.include_router(model_routes.create_router(service))
+    app.include_router(open_inference.create_router(service, settings))
     app.include_router(health.create_router(service))
     return app
 
@@ -87,32 +99,45 @@ def create_app(
 def _build_service(
     settings: Settings, engine: Engine, metrics: Metrics, lifecycle: Lifecycle
 ) -> Service:
-    seconds_per_image = 0.0  # of the last batch, to tell refused clients when to come again
+    computing = Forecast(max_size=settings.max_batch_size)
 
-    def on_batch(variant: Variant, num_images: int, seconds: float) -> None:
-        nonlocal seconds_per_image
-        seconds_per_image = seconds / num_images
-        metrics.batch_size.labels(variant.model, variant.method).observe(num_images)
+    def on_batch(batch: Finished[Variant]) -> None:
+        computing.observe(batch.lane, batch.num_images, batch.seconds)
+        metrics.batch_size.labels(batch.lane.model, batch.lane.method).observe(batch.num_images)
+        metrics.dispatches.labels(batch.reason).inc()
+        served.find(batch.lane.model).statistics.executed(batch.num_images, batch.seconds)
 
-    def retry_after_s() -> int:
-        return max(1, math.ceil(batcher.num_waiting * seconds_per_image))
+    def pressure() -> float:
+        late = 1000 * batcher.backlog_s / settings.deadline_ms
+        return min(1.0, max(admission.fill, late))
 
+    served = Models()
     batcher: Batcher[Variant] = Batcher(
-        engine.forward, max_batch_size=settings.max_batch_size, on_batch=on_batch
+        engine.forward,
+        BatchPolicy(settings.max_batch_size, settings.max_wait_ms / 1000),
+        Hooks(computing.seconds, on_batch, lambda: lifecycle.phase is Phase.DRAINING),
+    )
+    admission = Admission(
+        max_images=settings.max_queue_images,
+        max_bytes=settings.max_queue_bytes,
+        retry_after_s=lambda: max(1, math.ceil(batcher.backlog_s)),
     )
     metrics.queue_images.set_function(lambda: batcher.num_waiting)
+    metrics.saturation.set_function(pressure)
+    brownout = Brownout(pressure if settings.brownout == "on" else lambda: 0.0)
+    metrics.brownout_level.set_function(brownout.level)
+    num_decoders = settings.decode_threads or os.cpu_count() or 1
     return Service(
-        models=Models(),
+        models=served,
         lifecycle=lifecycle,
-        admission=Admission(
-            max_images=settings.max_queue_images,
-            max_bytes=settings.max_queue_bytes,
-            retry_after_s=retry_after_s,
-        ),
-        decoders=ThreadPoolExecutor(
-            settings.decode_threads or os.cpu_count(), thread_name_prefix="decode"
-        ),
+        api_keys=_read_keys(settings),
+        admission=admission,
+        decoders=ThreadPoolExecutor(num_decoders, thread_name_prefix="decode"),
+        num_decoders=num_decoders,
+        decoding=Forecast(max_size=BYTES_OF_A_PHOTO),
         batcher=batcher,
+        computing=computing,
+        brownout=brownout,
         metrics=metrics,
         default_tier=settings.default_tier,
         default_deadline_ms=settings.deadline_ms,
@@ -120,13 +145,22 @@ def _build_service(
     )
 
 
+def _read_keys(settings: Settings) -> ApiKeys:
+    path = settings.api_keys_file
+    return ApiKeys(
+        api_keys.read(Path(path)) if path else {},
+        max_requests_per_key=settings.max_requests_per_key,
+    )
+
+
 async def _load(service: Service, settings: Settings, engine: Engine) -> None:
     """Load every model and run every tier once; then the service is ready."""
+    sizes = sorted({1, settings.max_batch_size})
     for setting in settings.models:
         model = await asyncio.to_thread(models.load, setting, engine.device)
         for tier in settings.warmup_tiers:
             variant = model.variant(*tiers.of_tier(model.limits, tier))
-            await engine.warm_up(variant, model.input_size)
+            service.computing.seed(variant, await engine.warm_up(variant, model.input_size, sizes))
         _announce(service, model)
     service.lifecycle.loaded()
     logger.info("ready")
@@ -136,11 +170,13 @@ def _announce(service: Service, model: ServedModel) -> None:
     service.models.add(model)
     service.metrics.model_ready.labels(model.name).set(1)
     logger.info(
-        "model ready name=%s architecture=%s num_classes=%d num_tokens=%d",
-        model.name,
-        model.architecture,
-        len(model.labels),
-        model.num_tokens,
+        "model ready",
+        extra={
+            "model": model.name,
+            "architecture": model.architecture,
+            "num_classes": len(model.labels),
+            "num_tokens": model.num_tokens,
+        },
     )
 
 

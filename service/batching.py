@@ -2,24 +2,36 @@
 
 A *lane* holds the images that may share a batch: same model, same method, same r. So nobody's r
 ever reaches somebody else's image. Batches are formed as late as possible: when the device is
-free it takes what waits, and it never waits for company.
+free it takes what waits.
 """
 
 import asyncio
 import heapq
 import itertools
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar, get_args
 
 from torch import Tensor
 
-from service.errors import InferenceError, NotReadyError, ServiceError
+from service.errors import (
+    DeviceStuckError,
+    InferenceError,
+    NotReadyError,
+    OutOfDeviceMemoryError,
+    ServiceError,
+)
 
 K = TypeVar("K")
 logger = logging.getLogger(__name__)
+
+DispatchReason = Literal["full", "idle", "wait", "deadline", "drain"]
+"""Why a batch starts: it is full; the device is free and waits for nobody; `max_wait_s` is over;
+an image could not be in time otherwise; the service is shutting down."""
+DISPATCH_REASONS: tuple[DispatchReason, ...] = get_args(DispatchReason)
 
 
 class Answer(NamedTuple):
@@ -34,110 +46,268 @@ class Answer(NamedTuple):
     batch_size: int
 
 
+class BatchPolicy(NamedTuple):
+    """When a lane becomes a batch."""
+
+    max_batch_size: int
+    """most images in one."""
+    max_wait_s: float = 0.0
+    """how long the oldest image of a lane waits for company while the device is free."""
+
+    def due(
+        self, num_waiting: int, *, age_s: float, slack_s: float, is_draining: bool
+    ) -> tuple[float, DispatchReason]:
+        """Seconds until a lane's batch starts on a free device, 0.0 meaning now, and why then.
+
+        Args:
+            num_waiting: images in the lane, at least one.
+            age_s: how long the oldest of them has waited.
+            slack_s: how much longer the most urgent of them can wait and still be in time.
+            is_draining: nobody else will come.
+        """
+        if num_waiting >= self.max_batch_size:
+            return 0.0, "full"
+        if is_draining:
+            return 0.0, "drain"
+        if self.max_wait_s == 0:
+            return 0.0, "idle"
+        rest_s = self.max_wait_s - age_s
+        return (max(0.0, slack_s), "deadline") if slack_s < rest_s else (max(0.0, rest_s), "wait")
+
+
+class Finished(NamedTuple, Generic[K]):
+    """A batch that was computed, for whoever counts."""
+
+    lane: K
+    num_images: int
+    seconds: float
+    reason: DispatchReason
+
+
 @dataclass(order=True, slots=True)
 class Job:
     """One image that waits for its batch."""
 
-    deadline: float
-    """when the client stops waiting, on the batcher's clock."""
+    due: float
+    """when it should be answered, on the batcher's clock: the earliest goes first."""
     number: int
-    """decides between equal deadlines: first come, first served."""
+    """decides between equals: first come, first served."""
+    deadline: float = field(compare=False)
+    """when its client stops waiting."""
     pixels: Tensor = field(compare=False)
     submitted: float = field(compare=False)
+    on_start: Callable[[], None] = field(compare=False)
     answer: asyncio.Future[Answer] = field(compare=False)
+
+
+class _Batch(NamedTuple, Generic[K]):
+    """What the device computes."""
+
+    lane: K
+    jobs: list[Job]
+    reason: DispatchReason
+    started: float
 
 
 Forward = Callable[[K, Sequence[Tensor]], Awaitable[Sequence[Tensor]]]
 """(lane, B images (3, H, W)) -> B rows of logits (K,)."""
 
 
+class Hooks(NamedTuple, Generic[K]):
+    """What a batcher asks and tells those around it."""
+
+    expected_s: Callable[[K, int], float]
+    """forecast for a batch of a lane, in seconds"""
+    on_batch: Callable[[Finished[K]], None] = lambda _: None
+    """told of every finished batch"""
+    is_draining: Callable[[], bool] = lambda: False
+    """whether the service is shutting down"""
+
+
 class Batcher(Generic[K]):
-    """Collects jobs in lanes and runs them, a batch at a time, earliest deadline first."""
+    """Collects jobs in lanes and runs them, a batch at a time, earliest due time first."""
 
     def __init__(
         self,
         forward: Forward[K],
+        policy: BatchPolicy,
+        hooks: Hooks[K],
         *,
-        max_batch_size: int,
-        on_batch: Callable[[K, int, float], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare an empty batcher.
 
         Args:
             forward: runs one batch; one call at a time.
-            max_batch_size: most images in a call.
-            on_batch: told of every finished batch: lane, images, seconds.
+            policy: when a lane becomes a batch.
+            hooks: whom to ask and tell.
             clock: seconds, monotonic; deadlines are on it.
         """
         self._forward = forward
-        self._max_batch_size = max_batch_size
+        self._policy = policy
+        self._expected_s, self._on_batch, self._is_draining = hooks
         self._clock = clock
-        self._on_batch = on_batch
         self._lanes: dict[K, list[Job]] = {}
+        self._running: _Batch[K] | None = None
         self._work = asyncio.Event()
         self._numbers = itertools.count()
         self._closed = False
         self.num_waiting = 0
         """images that wait and are still wanted."""
 
-    async def submit(self, lane: K, pixels: Tensor, deadline: float) -> Answer:
+    async def submit(
+        self,
+        lane: K,
+        pixels: Tensor,
+        *,
+        due: float,
+        deadline: float,
+        on_start: Callable[[], None] = lambda: None,
+    ) -> Answer:
         """Wait for the answer to one image (3, H, W).
 
         Cancel it, and the image is never computed if its batch has not started.
 
+        Args:
+            lane: what may share a batch.
+            pixels: the image.
+            due: when it should be answered; the earliest goes first.
+            deadline: when nobody waits for it any more.
+            on_start: called when its batch starts.
+
         Raises:
+            TimeoutError: its batch would have started after the deadline.
             InferenceError: the batch failed.
             NotReadyError: the batcher was closed.
         """
         if self._closed:
             raise _shutting_down()
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        job = Job(deadline, next(self._numbers), pixels, self._clock(), answer)
-        heapq.heappush(self._lanes.setdefault(lane, []), job)
-        self.num_waiting += 1
-        self._work.set()
+        number = next(self._numbers)
+        job = Job(due, number, deadline, pixels, self._clock(), on_start, answer)
+        self._put(lane, job)
         try:
             return await answer
         except asyncio.CancelledError:
             self._forget(lane, job)
             raise
 
+    def expected_wait_s(self, lane: K, num_images: int, due: float) -> float:
+        """Forecast for images that came now: seconds until all of them are answered.
+
+        The rest of the running batch, what goes first in other lanes, and their own lane's batches.
+        """
+        ahead = {other: sum(job.due <= due for job in jobs) for other, jobs in self._lanes.items()}
+        ahead[lane] = ahead.get(lane, 0) + num_images
+        return self._rest_s() + sum(self._lane_s(other, count) for other, count in ahead.items())
+
+    @property
+    def backlog_s(self) -> float:
+        """Forecast of the seconds until all that is inside has been computed."""
+        waiting_s = sum(self._lane_s(lane, len(jobs)) for lane, jobs in self._lanes.items())
+        return self._rest_s() + waiting_s
+
     async def run(self) -> None:
         """Compute batches until cancelled; whatever still waits then is told so."""
         try:
             while True:
-                await self._work.wait()
-                lane = self._most_urgent_lane()
-                if lane is None:
-                    self._work.clear()
+                self._work.clear()
+                batch, wait_s = self._next_batch()
+                if batch is not None:
+                    await self._run_batch(batch)
                 else:
-                    await self._run_batch(lane, self._take_batch(lane))
+                    await self._wait_for_work(wait_s)
         finally:
             self._close()
+
+    async def watch(self, max_batch_s: float) -> None:
+        """Until cancelled, see that no batch takes longer than it may.
+
+        Raises:
+            DeviceStuckError: one did. All who wait have been told, and nothing is accepted.
+        """
+        while True:
+            await asyncio.sleep(max_batch_s / 10)
+            batch = self._running
+            if batch is not None and self._clock() - batch.started > max_batch_s:
+                self._close()
+                raise DeviceStuckError(
+                    f"a batch of {len(batch.jobs)} images has not ended within {max_batch_s:g} s"
+                )
 
     def _close(self) -> None:
         """Refuse new jobs, and tell all that wait."""
         self._closed = True
+        if self._running is not None:
+            _fail(self._running.jobs, _shutting_down)
         for jobs in self._lanes.values():
             _fail(jobs, _shutting_down)
         self._lanes.clear()
         self.num_waiting = 0
 
-    def _most_urgent_lane(self) -> K | None:
-        """The lane whose first job has the earliest deadline."""
-        return min(self._lanes, key=lambda lane: self._lanes[lane][0], default=None)
+    def _rest_s(self) -> float:
+        """Forecast of the seconds until the running batch ends."""
+        if self._running is None:
+            return 0.0
+        expected_s = self._expected_s(self._running.lane, len(self._running.jobs))
+        return max(0.0, expected_s - (self._clock() - self._running.started))
 
-    def _take_batch(self, lane: K) -> list[Job]:
+    def _lane_s(self, lane: K, num_images: int) -> float:
+        """Forecast for so many images of one lane."""
+        full, rest = divmod(num_images, self._policy.max_batch_size)
+        full_s = full * self._expected_s(lane, self._policy.max_batch_size) if full else 0.0
+        return full_s + (self._expected_s(lane, rest) if rest else 0.0)
+
+    def _next_batch(self) -> tuple[_Batch[K] | None, float]:
+        """The batch to start now, or None and the seconds until there may be one."""
+        now = self._clock()
+        for lane in list(self._lanes):
+            self._drop_expired(lane, now)
+        best, best_key = None, (math.inf, math.inf)
+        for lane, jobs in self._lanes.items():
+            wait_s, reason = self._due(lane, jobs, now)
+            if (wait_s, jobs[0].due) < best_key:
+                best, best_key = (lane, reason), (wait_s, jobs[0].due)
+        if best is None or best_key[0] > 0:
+            return None, best_key[0]
+        return _Batch(best[0], self._take(best[0]), best[1], now), 0.0
+
+    def _due(self, lane: K, jobs: list[Job], now: float) -> tuple[float, DispatchReason]:
+        if self._policy.max_wait_s == 0:
+            age_s = slack_s = 0.0
+        else:
+            age_s = now - min(job.submitted for job in jobs)
+            slack_s = jobs[0].due - now - self._expected_s(lane, len(jobs))
+        return self._policy.due(
+            len(jobs), age_s=age_s, slack_s=slack_s, is_draining=self._is_draining()
+        )
+
+    def _drop_expired(self, lane: K, now: float) -> None:
+        """Answer the jobs that nobody will wait for any more instead of computing them."""
+        expired = [job for job in self._lanes[lane] if job.deadline <= now]
+        for job in expired:
+            self._forget(lane, job)
+            if not job.answer.done():
+                job.answer.set_exception(TimeoutError())
+
+    def _put(self, lane: K, job: Job) -> None:
+        """Let a job wait in its lane."""
+        heapq.heappush(self._lanes.setdefault(lane, []), job)
+        self.num_waiting += 1
+        self._work.set()
+
+    def _take(self, lane: K) -> list[Job]:
+        """Take the most urgent jobs out of a lane."""
         jobs = self._lanes[lane]
-        batch = [heapq.heappop(jobs) for _ in range(min(self._max_batch_size, len(jobs)))]
+        num_images = min(self._policy.max_batch_size, len(jobs))
+        batch = [heapq.heappop(jobs) for _ in range(num_images)]
         if not jobs:
             del self._lanes[lane]
-        self.num_waiting -= len(batch)
+        self.num_waiting -= num_images
         return batch
 
     def _forget(self, lane: K, job: Job) -> None:
-        """Take a job that nobody waits for any more out of its lane, if it is still there."""
+        """Take one job out of its lane, if it is still there."""
         jobs = self._lanes.get(lane, [])
         if any(waiting is job for waiting in jobs):
             jobs = [waiting for waiting in jobs if waiting is not job]
@@ -148,26 +318,54 @@ class Batcher(Generic[K]):
             else:
                 del self._lanes[lane]
 
-    async def _run_batch(self, lane: K, batch: list[Job]) -> None:
-        """Compute one batch and answer each of its jobs exactly once."""
-        started = self._clock()
+    async def _wait_for_work(self, wait_s: float) -> None:
+        """Sleep until a job comes, or for so long."""
         try:
-            rows = await self._forward(lane, [job.pixels for job in batch])
-            answered = list(zip(batch, rows, strict=True))
-            inference_s = self._clock() - started
-            self._on_batch(lane, len(batch), inference_s)
-        except asyncio.CancelledError:
-            _fail(batch, _shutting_down)
-            raise
-        except Exception as exc:  # the loop outlives any batch, and each client is told
-            logger.exception("batch failed lane=%s size=%d", lane, len(batch))
-            message = f"the model failed with {type(exc).__name__}; the batch was given up"
-            _fail(batch, lambda: InferenceError(message))
+            async with asyncio.timeout(None if math.isinf(wait_s) else wait_s):
+                await self._work.wait()
+        except TimeoutError:
             return
-        for job, logits in answered:
+
+    async def _run_batch(self, batch: _Batch[K]) -> None:
+        """Compute one batch and answer each of its jobs exactly once."""
+        self._running = batch
+        for job in batch.jobs:
+            job.on_start()
+        try:
+            rows = await self._forward(batch.lane, [job.pixels for job in batch.jobs])
+            answered = list(zip(batch.jobs, rows, strict=True))
+            seconds = self._clock() - batch.started
+            self._on_batch(Finished(batch.lane, len(batch.jobs), seconds, batch.reason))
+        except asyncio.CancelledError:
+            _fail(batch.jobs, _shutting_down)
+            raise
+        except OutOfDeviceMemoryError as exc:
+            self._split(batch, exc)
+        except Exception as exc:  # the loop outlives any batch, and each client is told
+            logger.exception("a batch failed", extra={"num_images": len(batch.jobs)})
+            message = f"the model failed: {type(exc).__name__}"
+            _fail(batch.jobs, lambda: InferenceError(message))
+        else:
+            for job, logits in answered:
+                if not job.answer.done():
+                    queue_s = batch.started - job.submitted
+                    job.answer.set_result(Answer(logits, queue_s, seconds, len(batch.jobs)))
+        finally:
+            self._running = None
+
+    def _split(self, batch: _Batch[K], error: OutOfDeviceMemoryError) -> None:
+        """Put a batch that did not fit back, and form none larger than its half from now on."""
+        num_images = len(batch.jobs)
+        if num_images == 1:
+            logger.error("one image does not fit into the memory of the device")
+            _fail(batch.jobs, lambda: OutOfDeviceMemoryError(str(error)))
+            return
+        half = (num_images + 1) // 2
+        self._policy = self._policy._replace(max_batch_size=half)
+        logger.warning("out of device memory", extra={"max_batch_size": half})
+        for job in batch.jobs:
             if not job.answer.done():
-                queue_s = started - job.submitted
-                job.answer.set_result(Answer(logits, queue_s, inference_s, len(batch)))
+                self._put(batch.lane, job)
 
 
 def _shutting_down() -> ServiceError:

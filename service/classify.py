@@ -1,22 +1,28 @@
-"""The walk of one image through the service. Read this file first."""
+"""The walk of a request's images through the service. Read this file first."""
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from time import monotonic
+from typing import NamedTuple
 
-from service import images, tiers
+from torch import Tensor
+
+from service import choice, images
 from service.admission import Admission
+from service.api_keys import ApiKeys
 from service.batching import Answer, Batcher
-from service.errors import DeadlineExceededError, InvalidParameterError
+from service.brownout import Brownout
+from service.calls import Call
+from service.choice import Choice
+from service.errors import DeadlineExceededError, InferenceError, InvalidParameterError
+from service.forecast import Forecast
 from service.lifecycle import Lifecycle
 from service.metrics import CUSTOM_TIER, Metrics
 from service.models import Models, ServedModel, Variant
-from service.ranking import rank
-from service.schemas import ClassifyParameters, ClassifyResponse, Timing, TokenCount
+from service.schemas import ClassifyParameters
 from service.tiers import Reduction, Tier
-
-DEFAULT_TOP_K = 5
 
 
 @dataclass(frozen=True)
@@ -25,106 +31,190 @@ class Service:
 
     models: Models
     lifecycle: Lifecycle
+    api_keys: ApiKeys
     admission: Admission
     decoders: Executor
+    num_decoders: int
+    decoding: Forecast
+    """of the seconds to decode so many bytes"""
     batcher: Batcher[Variant]
+    computing: Forecast
+    """of the seconds to compute a batch of so many images"""
+    brownout: Brownout
     metrics: Metrics
     default_tier: Tier
     default_deadline_ms: float
     max_pixels: int
 
 
+class Plan(NamedTuple):
+    """What will happen to each image of a request."""
+
+    model: ServedModel
+    variant: Variant
+    choice: Choice
+    due: float
+    """when it should be answered: the earliest goes first"""
+    deadline: float
+    """when its client stops waiting"""
+
+
+class Outcome(NamedTuple):
+    """What came out for one image."""
+
+    plan: Plan
+    answer: Answer
+    decode_s: float
+    total_s: float
+
+
+class _Decoding(NamedTuple):
+    """The work that a byte of a picture means, for the forecast."""
+
+    model: str
+    macs: int = 1
+
+
 async def classify(
-    service: Service, image: bytes, wanted: ClassifyParameters, *, arrival: float, request_id: str
-) -> ClassifyResponse:
-    """Answer one image, for which the caller holds a place.
+    service: Service, pictures: Sequence[bytes | Tensor], wanted: ClassifyParameters, call: Call
+) -> list[Outcome | BaseException]:
+    """Answer all images of a request; one that fails leaves its neighbours alone.
 
     Args:
         service: what runs here.
-        image: the bytes of an image file.
+        pictures: the bytes of image files, or finished pixels (3, H, W).
         wanted: what the client chose.
-        arrival: when the request came in, as `time.monotonic` told it.
-        request_id: for the answer.
+        call: the request; what is learnt on the way is noted in it.
+
+    Returns:
+        Outcome or error of each, in order.
 
     Raises:
-        ServiceError: one of its kinds, whenever there is no answer.
+        ServiceError: one of its kinds, if there is no answer for any of them.
     """
-    model, reduction = choose(service, wanted)
-    variant = model.variant(*reduction)
-    deadline = arrival + (wanted.deadline_ms or service.default_deadline_ms) / 1000
-    try:
-        # Not timeout_at: an event loop's clock may only count whole milliseconds.
-        async with asyncio.timeout(deadline - monotonic()):
-            started = monotonic()
-            pixels = await asyncio.get_running_loop().run_in_executor(
-                service.decoders, images.decode, image, _input_spec(service, model)
-            )
-            decode_s = monotonic() - started
-            answer = await service.batcher.submit(variant, pixels, deadline)
-    except TimeoutError as exc:
-        raise DeadlineExceededError(
-            f"not answered within {1000 * (deadline - arrival):g} ms; allow more time with "
-            "deadline_ms, or choose a faster tier"
-        ) from exc
-    top_k = min(DEFAULT_TOP_K, len(model.labels)) if wanted.top_k is None else wanted.top_k
-    predictions = rank(answer.logits, model.labels, top_k)
-    _observe(service.metrics, model, reduction, answer, decode_s)
-    return ClassifyResponse(
-        model=model.name,
-        method=reduction.method,
-        tier=reduction.tier,
-        r=reduction.r,
-        schedule=list(variant.schedule),
-        tokens=TokenCount(input=model.num_tokens, output=variant.num_output_tokens),
-        predictions=predictions,
-        macs_ratio=round(variant.macs / model.dense_macs, 4),
-        timing_ms=Timing(
-            decode=_ms(decode_s),
-            queue=_ms(answer.queue_s),
-            inference=_ms(answer.inference_s),
-            total=_ms(monotonic() - arrival),
-        ),
-        batch_size=answer.batch_size,
-        request_id=request_id,
-    )
+    plan = _plan(service, pictures, wanted, call)
+    with service.admission.enter(num_images=len(pictures)):
+        return await asyncio.gather(
+            *(_classify_one(service, picture, plan, call) for picture in pictures),
+            return_exceptions=True,
+        )
 
 
-def choose(service: Service, wanted: ClassifyParameters) -> tuple[ServedModel, Reduction]:
-    """The model and the reduction that a client means.
+def _plan(
+    service: Service, pictures: Sequence[bytes | Tensor], wanted: ClassifyParameters, call: Call
+) -> Plan:
+    """Choose the reduction; refuse at once what is impossible, or would come too late.
 
     Raises:
         ModelNotFoundError: no such model.
-        InvalidParameterError: r, tier, method or top_k is not possible with this model.
+        InvalidParameterError: something is not possible with this model.
+        OverloadedError: so much goes first that the deadline would pass.
     """
     model = service.models.find(wanted.model)
-    if wanted.top_k is not None and not 1 <= wanted.top_k <= len(model.labels):
-        raise InvalidParameterError(
-            f"top_k = {wanted.top_k} is out of range; allowed for this model: "
-            f"1 ... {len(model.labels)}"
-        )
-    reduction = tiers.resolve(
+    call.model, call.num_images = model.name, len(pictures)
+    _check_top_k(model, wanted.top_k)
+    deadline = call.arrival + (wanted.deadline_ms or service.default_deadline_ms) / 1000
+    due = _due(wanted, call.arrival, deadline)
+    decode_s = _expected_decode_s(service, model, pictures)
+
+    def expected_s(reduction: Reduction) -> float:
+        wait_s = service.batcher.expected_wait_s(model.variant(*reduction), len(pictures), due)
+        caution = 1 + service.computing.relative_error
+        return monotonic() - call.arrival + decode_s + caution * wait_s
+
+    chosen = choice.choose(
         model.limits,
-        r=wanted.r,
-        tier=wanted.tier,
-        method=wanted.method,
+        wanted,
         default_tier=service.default_tier,
+        brownout_level=service.brownout.level,
+        expected_s=expected_s,
     )
-    return model, reduction
+    call.tier = chosen.reduction.tier or CUSTOM_TIER
+    if service.batcher.num_waiting and call.arrival + chosen.expected_s > deadline:
+        raise service.admission.refusal(
+            f"an answer is expected after {1000 * chosen.expected_s:.0f} ms, too late for a "
+            f"deadline of {1000 * (deadline - call.arrival):g} ms"
+        )
+    service.metrics.choices.labels(call.model, call.tier, chosen.reason).inc()
+    return Plan(model, model.variant(*chosen.reduction), chosen, due, deadline)
 
 
-def _input_spec(service: Service, model: ServedModel) -> images.InputSpec:
-    return images.InputSpec(model.transform, model.resize_side, service.max_pixels)
+async def _classify_one(
+    service: Service, picture: bytes | Tensor, plan: Plan, call: Call
+) -> Outcome:
+    """Answer one image, for which there is a place."""
+    try:
+        # Not timeout_at: an event loop's clock may only count whole milliseconds.
+        async with asyncio.timeout(plan.deadline - monotonic()):
+            pixels, decode_s = await _decode(service, picture, plan.model)
+            answer = await service.batcher.submit(
+                plan.variant,
+                pixels,
+                due=plan.due,
+                deadline=plan.deadline,
+                on_start=call.started,
+            )
+    except TimeoutError as exc:
+        raise DeadlineExceededError(
+            f"not answered within {1000 * (plan.deadline - call.arrival):g} ms; allow more time "
+            "with deadline_ms, or choose a faster tier"
+        ) from exc
+    if not answer.logits.isfinite().all():
+        raise InferenceError("the model gave logits that are not finite")
+    outcome = Outcome(plan, answer, decode_s, monotonic() - call.arrival)
+    _observe(service.metrics, call, outcome)
+    return outcome
 
 
-def _observe(
-    metrics: Metrics, model: ServedModel, reduction: Reduction, answer: Answer, decode_s: float
-) -> None:
-    labels = (model.name, reduction.tier or CUSTOM_TIER)
+async def _decode(
+    service: Service, picture: bytes | Tensor, model: ServedModel
+) -> tuple[Tensor, float]:
+    """Pixels (3, H, W), and the seconds that it took to get them."""
+    if isinstance(picture, Tensor):
+        return picture, 0.0
+    spec = images.InputSpec(model.transform, model.resize_side, service.max_pixels)
+    started = monotonic()
+    pixels = await asyncio.get_running_loop().run_in_executor(
+        service.decoders, images.decode, picture, spec
+    )
+    decode_s = monotonic() - started
+    service.decoding.observe(_Decoding(model.name), len(picture), decode_s)
+    return pixels, decode_s
+
+
+def _expected_decode_s(
+    service: Service, model: ServedModel, pictures: Sequence[bytes | Tensor]
+) -> float:
+    """Forecast for the pictures of one request, which the decoders share."""
+    sizes = [len(picture) for picture in pictures if isinstance(picture, bytes)]
+    seconds = sum(service.decoding.seconds(_Decoding(model.name), size) for size in sizes)
+    return seconds / max(1, min(service.num_decoders, len(sizes)))
+
+
+def _due(wanted: ClassifyParameters, arrival: float, deadline: float) -> float:
+    """When an answer is due: at once, when its latency budget ends, or at its deadline."""
+    if wanted.priority == 1:
+        return arrival
+    if wanted.max_latency_ms is not None:
+        return min(arrival + wanted.max_latency_ms / 1000, deadline)
+    return deadline
+
+
+def _check_top_k(model: ServedModel, top_k: int | None) -> None:
+    if top_k is not None and not 1 <= top_k <= len(model.labels):
+        raise InvalidParameterError(
+            f"top_k = {top_k} is out of range; allowed for this model: 1 ... {len(model.labels)}"
+        )
+
+
+def _observe(metrics: Metrics, call: Call, outcome: Outcome) -> None:
+    labels = (call.model, call.tier)
+    answer = outcome.answer
     metrics.images.labels(*labels).inc()
-    metrics.decode_seconds.labels(model.name).observe(decode_s)
+    metrics.decode_seconds.labels(call.model).observe(outcome.decode_s)
     metrics.queue_seconds.labels(*labels).observe(answer.queue_s)
     metrics.inference_seconds.labels(*labels).observe(answer.inference_s)
-
-
-def _ms(seconds: float) -> float:
-    return round(1000 * seconds, 3)
+    outcome.plan.model.statistics.answered(
+        decode_s=outcome.decode_s, queue_s=answer.queue_s, inference_s=answer.inference_s
+    )
+    call.took(decode=outcome.decode_s, queue=answer.queue_s, inference=answer.inference_s)

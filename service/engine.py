@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 
 import torch
 from torch import Tensor
 
+from service.errors import OutOfDeviceMemoryError
 from service.models import Variant
 
 
@@ -33,22 +35,45 @@ class Engine:
         )
 
     async def forward(self, variant: Variant, images: Sequence[Tensor]) -> list[Tensor]:
-        """Logits (K,), float32 on the CPU, of each image (3, H, W)."""
+        """Logits (K,), float32 on the CPU, of each image (3, H, W).
+
+        Raises:
+            OutOfDeviceMemoryError: so many images do not fit.
+        """
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._worker, self._forward, variant, images)
 
-    async def warm_up(self, variant: Variant, input_size: Sequence[int]) -> None:
-        """Run a variant once, so that no client waits for what only the first run needs."""
-        await self.forward(variant, [torch.zeros(*input_size)])
+    async def warm_up(
+        self, variant: Variant, input_size: Sequence[int], batch_sizes: Sequence[int]
+    ) -> dict[int, float]:
+        """Run a variant so that no client waits for what only the first run needs.
 
-    def close(self) -> None:
-        """Let the running batch finish, then end the thread."""
-        self._worker.shutdown(wait=True, cancel_futures=True)
+        Returns:
+            Seconds by batch size.
+        """
+        image = torch.zeros(*input_size)
+        await self.forward(variant, [image])
+        seconds = {}
+        for size in batch_sizes:
+            started = monotonic()
+            await self.forward(variant, [image] * size)
+            seconds[size] = monotonic() - started
+        return seconds
+
+    def close(self, *, wait: bool) -> None:
+        """End the thread, after the running batch if there is time to wait for it."""
+        self._worker.shutdown(wait=wait, cancel_futures=True)
 
     def _forward(self, variant: Variant, images: Sequence[Tensor]) -> list[Tensor]:
-        with torch.inference_mode():
-            batch = torch.stack(list(images)).to(self.device)
-            return list(variant.module(batch).float().cpu())
+        try:
+            with torch.inference_mode():
+                batch = torch.stack(list(images)).to(self.device)
+                return list(variant.module(batch).float().cpu())
+        except torch.OutOfMemoryError as exc:
+            message = str(exc).partition("\n")[0]
+        # Only here, where the error and the tensors that its frames hold are gone.
+        torch.cuda.empty_cache()
+        raise OutOfDeviceMemoryError(message)
 
 
 def _set_threads(num_threads: int) -> None:

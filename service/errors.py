@@ -3,14 +3,18 @@
 ServiceError
 ├── InvalidRequestError     the body is not what its content type promises
 ├── ImageRejectedError      the bytes are no readable image
+├── UnauthorizedError       no key, or none that is known
+├── SlowClientError         the request took too long to arrive
 ├── TooLargeError           more bytes, pixels or images than allowed
 ├── UnsupportedMediaError   the content type is not one that can hold an image
 ├── InvalidParameterError   well-formed, but outside what is allowed
 ├── ModelNotFoundError      no loaded model has this name
 ├── OverloadedError         no place inside; trying again later will work
-├── NotReadyError           loading or draining
+├── TooManyRequestsError    one key has too many requests inside
+├── NotReadyError           loading, draining or failed
 ├── DeadlineExceededError   not answered in time
 └── InferenceError          the model failed; not the client's fault
+    └── OutOfDeviceMemoryError   the batch did not fit
 """
 
 
@@ -31,6 +35,18 @@ class ImageRejectedError(ServiceError):
     """The bytes are no readable image."""
 
     code = "invalid_image"
+
+
+class UnauthorizedError(ServiceError):
+    """The request carries no API key, or one that is not known here."""
+
+    code = "unauthorized"
+
+
+class SlowClientError(ServiceError):
+    """The request did not arrive in the time allowed."""
+
+    code = "slow_client"
 
 
 class TooLargeError(ServiceError):
@@ -68,8 +84,15 @@ class OverloadedError(ServiceError):
         self.retry_after_s = retry_after_s
 
 
+class TooManyRequestsError(ServiceError):
+    """One API key has as many requests inside as it may."""
+
+    code = "too_many_requests"
+    retry_after_s = 1
+
+
 class NotReadyError(ServiceError):
-    """The models are still loading, or the service is shutting down."""
+    """The models are still loading, or the service is shutting down or broken."""
 
     code = "not_ready"
     retry_after_s = 5
@@ -85,6 +108,16 @@ class InferenceError(ServiceError):
     """The model could not compute an answer."""
 
     code = "inference_failed"
+
+
+class OutOfDeviceMemoryError(InferenceError):
+    """A batch did not fit into the memory of the device."""
+
+    code = "out_of_device_memory"
+
+
+class DeviceStuckError(Exception):
+    """A batch does not end; the process has to be restarted."""
 
 
 class ModelLoadError(Exception):

@@ -1,4 +1,4 @@
-"""The phases of the process: loading -> ready -> draining, or failed."""
+"""The phases of the process: loading -> ready -> leaving -> draining, or failed."""
 
 from enum import Enum
 
@@ -10,7 +10,10 @@ class Phase(Enum):
 
     LOADING = "loading"
     READY = "ready"
+    LEAVING = "leaving"
+    """asked to stop: not ready for new traffic, but what still comes is served"""
     DRAINING = "draining"
+    """accepted work is finished, new work refused"""
     FAILED = "failed"
 
 
@@ -26,6 +29,13 @@ class Lifecycle:
         if self.phase is Phase.LOADING:
             self.phase = Phase.READY
 
+    def leave(self) -> None:
+        """Tell load balancers to send nothing more; a service that never was ready just drains."""
+        if self.phase is Phase.READY:
+            self.phase = Phase.LEAVING
+        elif self.phase is Phase.LOADING:
+            self.drain()
+
     def drain(self) -> None:
         """Accepted work is finished, new work is refused."""
         if self.phase is not Phase.FAILED:
@@ -35,11 +45,25 @@ class Lifecycle:
         """The service cannot answer any more and wants to be restarted."""
         self.phase = Phase.FAILED
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether clients should take their next request elsewhere."""
+        return self.phase in (Phase.LEAVING, Phase.DRAINING, Phase.FAILED)
+
     def require_ready(self) -> None:
+        """Be ready for new traffic.
+
+        Raises:
+            NotReadyError: it should go to another replica.
+        """
+        if self.phase is not Phase.READY:
+            raise NotReadyError(f"the service is {self.phase.value}; try again later")
+
+    def require_serving(self) -> None:
         """Let a request pass.
 
         Raises:
             NotReadyError: it would not be answered.
         """
-        if self.phase is not Phase.READY:
-            raise NotReadyError(f"the service is {self.phase.value}; try again later")
+        if self.phase is not Phase.LEAVING:
+            self.require_ready()

@@ -33,8 +33,6 @@ SECONDS = (
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 CUSTOM_TIER = "custom"
 """the `tier` label of requests that name r themselves."""
-UNKNOWN = "unknown"
-"""label of requests that were refused before their model or tier was known."""
 
 
 class Metrics:
@@ -92,6 +90,34 @@ class Metrics:
             "rapid_rejected_total",
             "Images and requests refused, by error code.",
             ("reason",),
+            registry=registry,
+        )
+        self.cancelled = Counter(
+            "rapid_cancelled_total",
+            "Requests whose client left before the answer, by how far they had come.",
+            ("phase",),
+            registry=registry,
+        )
+        self.choices = Counter(
+            "rapid_choices_total",
+            "Requests by the tier that was chosen for them, and why.",
+            (*by_tier, "reason"),
+            registry=registry,
+        )
+        self.dispatches = Counter(
+            "rapid_batch_dispatch_total",
+            "Batches by what made them start.",
+            ("reason",),
+            registry=registry,
+        )
+        self.saturation = Gauge(
+            "rapid_saturation_ratio",
+            "How close the service is to refusing requests, 0 to 1.",
+            registry=registry,
+        )
+        self.brownout_level = Gauge(
+            "rapid_brownout_level",
+            "Tiers by which requests that allow it are lowered.",
             registry=registry,
         )
         self.queue_images = Gauge(

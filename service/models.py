@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import rapid_core
 from service import timm_models
 from service.errors import ModelLoadError, ModelNotFoundError
+from service.model_statistics import ModelStatistics
 from service.tiers import CALIBRATED_METHOD, ReductionRange, Tier
 from service.timm_models import LoadedModel
 
@@ -44,6 +45,7 @@ class ServedModel:
                 another model.
         """
         self.name = name
+        self.statistics = ModelStatistics()
         self.architecture = loaded.architecture
         self.labels = loaded.labels
         self.input_size = loaded.input_size

@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.tiers import Tier
 
+LONGEST_MS = 3_600_000
+
 
 class ClassifyParameters(BaseModel):
     """What a request may choose: as query string, form fields or JSON members."""
@@ -17,10 +19,25 @@ class ClassifyParameters(BaseModel):
         None,
         json_schema_extra={"minimum": 0},
         description="Tokens to remove in every block, 0 ... half of the model's patches. "
-        "Excludes `tier`.",
+        "Excludes `tier`, `min_tier` and `max_latency_ms`.",
     )
     tier: Tier | None = Field(
         None, description="How much of the network's work to do, from `exact` to `extreme`."
+    )
+    max_latency_ms: float | None = Field(
+        None,
+        gt=0,
+        le=LONGEST_MS,
+        description="Instead of a tier: take the most accurate one that is expected to answer "
+        "within this time. If there is none, the fastest is taken.",
+    )
+    min_tier: Tier | None = Field(
+        None,
+        description="The least accurate tier that will do: under pressure, or to keep "
+        "`max_latency_ms`, the service may go down to it, not further.",
+    )
+    priority: int = Field(
+        0, ge=0, le=1, description="1: before everything that is not; 0: by deadline."
     )
     method: str = Field("rapid", description="Token-reduction method; GET /v1/models lists them.")
     top_k: int | None = Field(
@@ -29,7 +46,7 @@ class ClassifyParameters(BaseModel):
         description="Number of labels, 1 ... the number of classes; default: 5, or all if fewer.",
     )
     deadline_ms: float | None = Field(
-        None, gt=0, le=3_600_000, description="Answer within this time or get 504."
+        None, gt=0, le=LONGEST_MS, description="Answer within this time or get 504."
     )
 
 
@@ -63,6 +80,16 @@ class Timing(BaseModel):
     total: float
 
 
+class ExplainedChoice(BaseModel):
+    """Why this reduction was run."""
+
+    reason: str = Field(
+        description="`requested`, `default`, `latency_budget`, `latency_budget_missed` (no tier "
+        "was expected in time), or `brownout`"
+    )
+    expected_ms: float = Field(description="forecast of the time to the answer")
+
+
 class ClassifyResponse(BaseModel):
     """The answer for one image."""
 
@@ -70,6 +97,7 @@ class ClassifyResponse(BaseModel):
     method: str
     tier: str | None = Field(description="null where the request named r itself")
     r: int | None = Field(description="null where the schedule is not constant")
+    choice: ExplainedChoice
     schedule: list[int] = Field(description="tokens that each block removed")
     tokens: TokenCount
     predictions: list[Prediction]

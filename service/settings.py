@@ -44,6 +44,17 @@ class Settings(BaseSettings):
         TIERS, description="tiers to run once before the service is ready, separated by commas"
     )
     max_batch_size: int = Field(8, ge=1, le=1024, description="most images in one batch")
+    max_wait_ms: float = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="how long an image waits for company while the device is free",
+    )
+    brownout: Literal["on", "off"] = Field(
+        "off",
+        description="`on`: under pressure, requests that name a `min_tier` run a faster tier, "
+        "before any is refused",
+    )
     max_queue_images: int = Field(
         128, ge=1, description="most images inside (decoding, waiting, computing); more are refused"
     )
@@ -59,6 +70,26 @@ class Settings(BaseSettings):
     )
     deadline_ms: float = Field(
         30_000, gt=0, le=3_600_000, description="a request not answered by then gets 504"
+    )
+    receive_timeout_s: float = Field(
+        20, gt=0, le=3600, description="a request that has not arrived whole by then gets 408"
+    )
+    api_keys_file: str = Field(
+        "",
+        description="file with `NAME KEY` in each line: only requests with one of the keys are "
+        "answered; empty: all are",
+    )
+    max_requests_per_key: int = Field(
+        0, ge=0, description="most requests of one key at a time; 0: any number"
+    )
+    batch_timeout_s: float = Field(
+        60, gt=0, description="a batch that runs longer is stuck: the process ends with status 1"
+    )
+    drain_delay_s: float = Field(
+        5,
+        ge=0,
+        description="after SIGTERM, how long requests are still served while `/readyz` already "
+        "says 503",
     )
     drain_timeout_s: int = Field(
         30, ge=0, description="longest time to finish accepted work after SIGTERM"
@@ -82,8 +113,10 @@ class Settings(BaseSettings):
             SettingsError: a `RAPID_` variable is unknown (pydantic-settings would ignore it), or
                 a value is not allowed.
         """
+        environment = os.environ if environment is None else environment
+        _refuse_several_workers(environment)
         known = [PREFIX + name.upper() for name in cls.model_fields]
-        for name in os.environ if environment is None else environment:
+        for name in environment:
             if name.upper().startswith(PREFIX) and name.upper() not in known:
                 nearest = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.0)[0]
                 raise SettingsError(f"{name} is not a setting; did you mean {nearest}?")
@@ -97,3 +130,19 @@ class Settings(BaseSettings):
                     for error in exc.errors()
                 )
             ) from exc
+
+
+def _refuse_several_workers(environment: Mapping[str, str]) -> None:
+    """Several processes behind one port would each answer /metrics with their own share.
+
+    Raises:
+        SettingsError: WEB_CONCURRENCY, by which servers take their number, asks for several.
+    """
+    wanted = environment.get("WEB_CONCURRENCY", "1")
+    if wanted.strip() not in ("", "0", "1"):
+        raise SettingsError(
+            f"WEB_CONCURRENCY={wanted} asks for several workers behind one port; each would load "
+            "the model again, compete for the device, and answer every scrape of /metrics with its "
+            "own share of the counts. Run one process per device, each on its own port and scraped "
+            "by itself, and unset WEB_CONCURRENCY"
+        )

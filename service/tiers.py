@@ -67,30 +67,33 @@ def tier_r(tier: Tier, limits: ReductionRange) -> int:
 
 
 def of_tier(limits: ReductionRange, tier: Tier, method: str = CALIBRATED_METHOD) -> Reduction:
-    """What a tier means for one model and method: its calibrated schedule, else a constant r."""
+    """What a tier means for one model and method: its calibrated schedule, else a constant r.
+
+    Raises:
+        InvalidParameterError: an unknown method.
+    """
+    _check_method(limits, method)
     if method == CALIBRATED_METHOD and tier in limits.calibrated:
         return Reduction(method, None, tier)
     return Reduction(method, tier_r(tier, limits), tier)
 
 
-def resolve(
-    limits: ReductionRange, *, r: int | None, tier: Tier | None, method: str, default_tier: Tier
-) -> Reduction:
-    """Decide the reduction of one request.
+def of_r(limits: ReductionRange, r: int, method: str) -> Reduction:
+    """A constant r.
 
     Raises:
-        InvalidParameterError: both r and tier, an unknown method, or r out of range.
+        InvalidParameterError: an unknown method, or r out of range.
     """
+    _check_method(limits, method)
+    if not 0 <= r <= limits.max_r:
+        raise InvalidParameterError(
+            f"r = {r} is out of range; allowed for this model: 0 ... {limits.max_r}"
+        )
+    return Reduction(method, r, None)
+
+
+def _check_method(limits: ReductionRange, method: str) -> None:
     if method not in limits.methods:
         raise InvalidParameterError(
             f"method {method!r} is unknown; allowed: {', '.join(limits.methods)}"
         )
-    if r is not None and tier is not None:
-        raise InvalidParameterError("r and tier exclude each other; give one of them")
-    if r is not None:
-        if not 0 <= r <= limits.max_r:
-            raise InvalidParameterError(
-                f"r = {r} is out of range; allowed for this model: 0 ... {limits.max_r}"
-            )
-        return Reduction(method, r, None)
-    return of_tier(limits, tier or default_tier, method)

@@ -1,6 +1,6 @@
 """Is it alive, is it ready, and how is it doing."""
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
@@ -17,10 +17,10 @@ def create_router(service: Service) -> APIRouter:
 
     @router.head("/livez", include_in_schema=False)
     @router.get("/livez", response_model=Health, responses=problems.documented(503))
-    async def livez(request: Request) -> Response:
+    async def livez() -> Response:
         """Alive: 200 unless the process should be restarted."""
         if service.lifecycle.phase is Phase.FAILED:
-            return problems.problem_response(request, NotReadyError("the device loop has ended"))
+            raise NotReadyError("the device loop has failed; restart the process")
         return JSONResponse({"status": "alive"})
 
     @router.head("/readyz", include_in_schema=False)

@@ -1,11 +1,12 @@
 """GET /v1/models: what is loaded, and what each tier means for it."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from service import tiers
 from service.classify import Service
 from service.models import ServedModel
 from service.routes import problems
+from service.routes.exchange import presented_key
 from service.schemas import ModelInfo, ModelList, TierInfo, TokenCount
 from service.tiers import TIERS, Tier
 
@@ -14,16 +15,18 @@ def create_router(service: Service) -> APIRouter:
     """The routes, for one service."""
     router = APIRouter(tags=["models"])
 
-    @router.get("/v1/models", responses=problems.documented(503))
-    async def list_models() -> ModelList:
+    @router.get("/v1/models", responses=problems.documented(401, 503))
+    async def list_models(request: Request) -> ModelList:
         """All loaded models; the first is the default."""
-        service.lifecycle.require_ready()
+        service.api_keys.identify(presented_key(request))
+        service.lifecycle.require_serving()
         return ModelList(models=[_describe(service, model) for model in service.models])
 
-    @router.get("/v1/models/{name:path}", responses=problems.documented(404, 503))
-    async def show_model(name: str) -> ModelInfo:
+    @router.get("/v1/models/{name:path}", responses=problems.documented(401, 404, 503))
+    async def show_model(request: Request, name: str) -> ModelInfo:
         """One loaded model."""
-        service.lifecycle.require_ready()
+        service.api_keys.identify(presented_key(request))
+        service.lifecycle.require_serving()
         return _describe(service, service.models.find(name))
 
     return router

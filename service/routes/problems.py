@@ -1,4 +1,7 @@
-"""Errors as problem documents (RFC 9457). The one table from error to status."""
+"""Errors as problem documents (RFC 9457), and with `error` for the Open Inference Protocol.
+
+The one table from error to status.
+"""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -15,17 +18,22 @@ from service.schemas import Problem
 STATUS: dict[type[ServiceError], int] = {
     errors.InvalidRequestError: 400,
     errors.ImageRejectedError: 400,
+    errors.UnauthorizedError: 401,
     errors.ModelNotFoundError: 404,
+    errors.SlowClientError: 408,
     errors.TooLargeError: 413,
     errors.UnsupportedMediaError: 415,
     errors.InvalidParameterError: 422,
     errors.OverloadedError: 429,
+    errors.TooManyRequestsError: 429,
     errors.InferenceError: 500,
+    errors.OutOfDeviceMemoryError: 500,
     errors.NotReadyError: 503,
     errors.DeadlineExceededError: 504,
 }
 
 MEDIA_TYPE = "application/problem+json"
+OPEN_INFERENCE = "/v2"
 LONGEST_DETAIL = 500
 """characters; what a client sent may be quoted in it"""
 
@@ -37,8 +45,17 @@ def problem(request: Request, error: ServiceError) -> Problem:
 
 def problem_response(request: Request, error: ServiceError) -> JSONResponse:
     """Answer a request with an error."""
+    return _response(problem(request, error), headers_of(error))
+
+
+def headers_of(error: ServiceError) -> dict[str, str]:
+    """Headers that go with an error."""
     headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
-    return _response(problem(request, error), headers)
+    if isinstance(error, errors.UnauthorizedError):
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, errors.SlowClientError):
+        headers["Connection"] = "close"
+    return headers
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, object]]:
@@ -89,6 +106,9 @@ def _problem(request: Request, status: int, detail: str, code: str) -> Problem:
 
 
 def _response(problem: Problem, headers: Mapping[str, str] | None) -> JSONResponse:
-    return JSONResponse(
-        problem.model_dump(), problem.status, headers=headers, media_type=MEDIA_TYPE
-    )
+    document = problem.model_dump()
+    if problem.instance.startswith(OPEN_INFERENCE):
+        # Its clients read `error`, and one of them only where the media type is this.
+        document = {"error": problem.detail, **document}
+        return JSONResponse(document, problem.status, headers=headers)
+    return JSONResponse(document, problem.status, headers=headers, media_type=MEDIA_TYPE)

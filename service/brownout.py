@@ -1,0 +1,58 @@
+"""Under pressure, do less work for each image before anyone is refused.
+
+Only for requests that allow it, by naming the least accurate tier they accept. The level says by
+how many tiers such a request is lowered. It moves one step at a time, up and down at different
+pressures and never twice within the dwell time, so that it does not swing with every batch.
+Source: docs/decisions/0007.
+"""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from service.tiers import TIERS
+
+MAX_LEVEL = len(TIERS) - 1
+
+
+class Thresholds(NamedTuple):
+    """When the level moves; pressure is 0 ... 1, where 1 means that requests are refused."""
+
+    rise: float = 0.5
+    fall: float = 0.2
+    dwell_s: float = 0.5
+    """shortest time between two steps"""
+
+
+CAREFUL = Thresholds()
+
+
+class Brownout:
+    """How many tiers willing requests are lowered by. Used from the event loop only."""
+
+    def __init__(
+        self,
+        pressure: Callable[[], float],
+        thresholds: Thresholds = CAREFUL,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Start at level 0, with the given measure of pressure."""
+        self._pressure = pressure
+        self._thresholds = thresholds
+        self._clock = clock
+        self._level = 0
+        self._moved = clock()
+
+    def level(self) -> int:
+        """The level now, 0 ... MAX_LEVEL.
+
+        It rises by one step at most. While nobody asked nothing came in, so it falls by as many
+        steps as the dwell time has passed.
+        """
+        now, pressure = self._clock(), self._pressure()
+        steps = int((now - self._moved) / self._thresholds.dwell_s)
+        if steps and pressure >= self._thresholds.rise and self._level < MAX_LEVEL:
+            self._level, self._moved = self._level + 1, now
+        elif steps and pressure <= self._thresholds.fall and self._level > 0:
+            self._level, self._moved = max(0, self._level - steps), now
+        return self._level

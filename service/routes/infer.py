@@ -1,0 +1,214 @@
+"""An infer request of the Open Inference Protocol -> pictures and choices; outcomes -> tensors."""
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, cast
+
+import torch
+from pydantic import ValidationError
+from starlette.datastructures import Headers
+from torch import Tensor
+
+from service.classify import Outcome
+from service.errors import InvalidParameterError, InvalidRequestError, TooLargeError
+from service.models import ServedModel
+from service.ranking import rank
+from service.routes.model_documents import IMAGE, LOGITS, OUTPUTS, PIXELS, VERSION
+from service.routes.tensors import (
+    LENGTH_HEADER,
+    InferRequest,
+    InputTensor,
+    OutputTensor,
+    RawInput,
+    WantedOutput,
+    inflate,
+    parse,
+    render,
+)
+from service.schemas import LONGEST_MS, ClassifyParameters
+
+BARE_BODY = RawInput(IMAGE, "BYTES", (1,))
+PASSED_ON = frozenset({"r", "tier", "min_tier", "max_latency_ms", "method"})
+RESERVED = frozenset({"timeout", "priority"})
+"""of the schedule-policy extension"""
+HIGHEST_PRIORITY = 1
+
+
+class Understood(NamedTuple):
+    """What an infer request asks for."""
+
+    request: InferRequest
+    pictures: list[bytes | Tensor]
+    """files, or pixels (3, H, W)"""
+    wanted: ClassifyParameters
+    outputs: tuple[WantedOutput, ...]
+    ignored: tuple[str, ...]
+    """parameters that mean nothing here"""
+
+
+def understand(body: bytes, headers: Headers, model: ServedModel, max_bytes: int) -> Understood:
+    """Read an infer request for one model. It may take a while: not for the event loop.
+
+    Raises:
+        InvalidRequestError: it breaks the protocol, or names what the model does not have.
+        InvalidParameterError: a parameter is out of range.
+        TooLargeError: it inflates to more than `max_bytes`.
+        UnsupportedMediaError: an unknown content encoding.
+    """
+    inflated = inflate(body, headers.get("content-encoding", "identity"), max_bytes)
+    request = parse(inflated, headers.get(LENGTH_HEADER), BARE_BODY)
+    return Understood(
+        request=request,
+        pictures=_pictures(request.inputs, model),
+        wanted=_wanted(request.parameters, model),
+        outputs=_outputs(request, model),
+        ignored=tuple(sorted(request.parameters.keys() - PASSED_ON - RESERVED)),
+    )
+
+
+def respond(
+    model: ServedModel, understood: Understood, outcomes: Sequence[Outcome]
+) -> tuple[bytes, int | None]:
+    """The body of the answer, and the length of its JSON part if there is another."""
+    logits = torch.stack([outcome.answer.logits for outcome in outcomes])
+    choice, variant = outcomes[0].plan.choice, outcomes[0].plan.variant
+    parameters: dict[str, str | int | float | bool] = {
+        "method": choice.reduction.method,
+        "reason": choice.reason,
+        "macs_ratio": round(variant.macs / model.dense_macs, 4),
+    }
+    if choice.reduction.tier is not None:
+        parameters["tier"] = choice.reduction.tier
+    if choice.reduction.r is not None:
+        parameters["r"] = choice.reduction.r
+    if understood.ignored:
+        parameters["ignored"] = ",".join(understood.ignored)
+    return render(
+        model_name=model.name,
+        model_version=VERSION,
+        request_id=understood.request.id,
+        parameters=parameters,
+        outputs=[_output(wanted, logits, model.labels) for wanted in understood.outputs],
+    )
+
+
+def _pictures(inputs: Sequence[InputTensor], model: ServedModel) -> list[bytes | Tensor]:
+    names = [tensor.name for tensor in inputs]
+    if len(inputs) != 1 or names[0] not in (IMAGE, PIXELS):
+        raise InvalidRequestError(
+            f"inputs {', '.join(names)}: one is needed, either {IMAGE!r} (BYTES) or {PIXELS!r} "
+            "(FP32)"
+        )
+    pictures = _files(inputs[0]) if names[0] == IMAGE else _pixels(inputs[0], model)
+    if not pictures:
+        raise InvalidRequestError(f"input {names[0]!r} holds no image; send one or more")
+    return pictures
+
+
+def _files(tensor: InputTensor) -> list[bytes | Tensor]:
+    if tensor.datatype != "BYTES" or tensor.shape[1:] not in ((), (1,)):
+        raise InvalidRequestError(
+            f"input {IMAGE!r} has datatype {tensor.datatype} and shape {list(tensor.shape)}; "
+            "needed are BYTES and [N], one image file in each element"
+        )
+    elements = cast("Sequence[bytes]", tensor.data)  # as the codec gives them for BYTES
+    return [_file(element) for element in elements]
+
+
+def _file(element: bytes) -> bytes:
+    """An element as it is, or decoded if it is base64, as in JSON it has to be.
+
+    No image file is: all formats have bytes in their heads that base64 has not.
+    """
+    if not element.isascii():
+        return element
+    try:
+        return base64.b64decode(element, validate=True)
+    except binascii.Error:
+        return element
+
+
+def _pixels(tensor: InputTensor, model: ServedModel) -> list[bytes | Tensor]:
+    if tensor.datatype != "FP32" or tensor.shape[1:] != tuple(model.input_size):
+        raise InvalidRequestError(
+            f"input {PIXELS!r} has datatype {tensor.datatype} and shape {list(tensor.shape)}; "
+            f"needed are FP32 and {[-1, *model.input_size]}, normalised as the model wants it"
+        )
+    if not tensor.data:
+        return []
+    # A copy, because a tensor over memory that may not be written is undefined.
+    data = bytearray(cast("bytes", tensor.data))
+    values = torch.frombuffer(data, dtype=torch.float32)
+    if not values.isfinite().all():
+        raise InvalidRequestError(f"input {PIXELS!r} has numbers that are not finite")
+    return list(values.reshape(tensor.shape))
+
+
+def _wanted(
+    parameters: Mapping[str, str | int | float | bool], model: ServedModel
+) -> ClassifyParameters:
+    values: dict[str, object] = {
+        name: value for name, value in parameters.items() if name in PASSED_ON
+    }
+    if timeout_us := _whole(parameters, "timeout"):
+        values["deadline_ms"] = min(timeout_us / 1000, LONGEST_MS)
+    values["priority"] = int(_whole(parameters, "priority") == HIGHEST_PRIORITY)
+    try:
+        return ClassifyParameters.model_validate({**values, "model": model.name}, strict=True)
+    except ValidationError as exc:
+        raise InvalidParameterError(
+            "; ".join(f"parameter {error['loc'][0]}: {error['msg']}" for error in exc.errors())
+        ) from exc
+
+
+def _whole(parameters: Mapping[str, str | int | float | bool], name: str) -> int:
+    """A whole number, 0 if it is not given."""
+    value = parameters.get(name, 0)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise InvalidParameterError(f"parameter {name}: a whole number from 0 is needed")
+    return value
+
+
+def _outputs(request: InferRequest, model: ServedModel) -> tuple[WantedOutput, ...]:
+    if request.outputs is None:
+        return tuple(WantedOutput(name, request.binary_output, 0) for name in OUTPUTS)
+    for output in request.outputs:
+        if output.name not in OUTPUTS:
+            raise InvalidRequestError(
+                f"no output {output.name!r} here; there are: {', '.join(OUTPUTS)}"
+            )
+        if output.classification > len(model.labels):
+            raise InvalidParameterError(
+                f"output {output.name!r}: classification = {output.classification} is out of "
+                f"range; allowed for this model: 1 ... {len(model.labels)}"
+            )
+    return request.outputs
+
+
+def _output(wanted: WantedOutput, logits: Tensor, labels: Sequence[str]) -> OutputTensor:
+    """Logits (B, K) as one output: (B, K) numbers, or the best classes (B, k)."""
+    if not wanted.classification:
+        values = logits if wanted.name == LOGITS else logits.softmax(dim=-1)
+        data = values.contiguous().numpy().tobytes()
+        return OutputTensor(wanted.name, "FP32", tuple(values.shape), data, wanted.binary)
+    entries = []
+    for row in logits:
+        for best in rank(row, labels, wanted.classification):
+            value = row[best.index].item() if wanted.name == LOGITS else best.probability
+            entries.append(f"{value:f}:{best.index}:{best.label}".encode())
+    shape = (len(logits), wanted.classification)
+    return OutputTensor(wanted.name, "BYTES", shape, entries, wanted.binary)
+
+
+def check_number(pictures: Sequence[object], max_images: int) -> None:
+    """Refuse more images than a request may hold.
+
+    Raises:
+        TooLargeError: there are more.
+    """
+    if len(pictures) > max_images:
+        raise TooLargeError(
+            f"{len(pictures)} images in one request; allowed are {max_images}, send the others in "
+            "another request"
+        )
