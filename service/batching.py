@@ -197,8 +197,13 @@ class Batcher(Generic[K]):
 
         The rest of the running batch, what goes first in other lanes, and their own lane's batches.
         """
-        ahead = {other: sum(job.due <= due for job in jobs) for other, jobs in self._lanes.items()}
-        ahead[lane] = ahead.get(lane, 0) + num_images
+        size = self._policy.max_batch_size
+        ahead = {}
+        for other, jobs in {lane: [], **self._lanes}.items():
+            ours = num_images if other == lane else 0
+            earlier = ours + sum(job.due <= due for job in jobs)
+            # Less urgent images ride along in the batches of the urgent ones.
+            ahead[other] = min(ours + len(jobs), math.ceil(earlier / size) * size)
         return self._rest_s() + sum(self._lane_s(other, count) for other, count in ahead.items())
 
     @property
@@ -262,7 +267,9 @@ class Batcher(Generic[K]):
         """The batch to start now, or None and the seconds until there may be one."""
         now = self._clock()
         for lane in list(self._lanes):
-            self._drop_expired(lane, now)
+            self._drop_dead(lane, now)
+        for lane in self._lanes:
+            self._put_hopeless_last(lane, now)
         best, best_key = None, (math.inf, math.inf)
         for lane, jobs in self._lanes.items():
             wait_s, reason = self._due(lane, jobs, now)
@@ -270,7 +277,7 @@ class Batcher(Generic[K]):
                 best, best_key = (lane, reason), (wait_s, jobs[0].due)
         if best is None or best_key[0] > 0:
             return None, best_key[0]
-        return _Batch(best[0], self._take(best[0]), best[1], now), 0.0
+        return _Batch(best[0], self._take(best[0], now), best[1], now), 0.0
 
     def _due(self, lane: K, jobs: list[Job], now: float) -> tuple[float, DispatchReason]:
         if self._policy.max_wait_s == 0:
@@ -282,10 +289,10 @@ class Batcher(Generic[K]):
             len(jobs), age_s=age_s, slack_s=slack_s, is_draining=self._is_draining()
         )
 
-    def _drop_expired(self, lane: K, now: float) -> None:
-        """Answer the jobs that nobody will wait for any more instead of computing them."""
-        expired = [job for job in self._lanes[lane] if job.deadline <= now]
-        for job in expired:
+    def _drop_dead(self, lane: K, now: float) -> None:
+        """Take out the jobs that nobody waits for, or will in a moment, instead of computing them."""
+        dead = [job for job in self._lanes[lane] if job.answer.done() or job.deadline <= now]
+        for job in dead:
             self._forget(lane, job)
             if not job.answer.done():
                 job.answer.set_exception(TimeoutError())
@@ -296,10 +303,25 @@ class Batcher(Generic[K]):
         self.num_waiting += 1
         self._work.set()
 
-    def _take(self, lane: K) -> list[Job]:
-        """Take the most urgent jobs out of a lane."""
+    def _put_hopeless_last(self, lane: K, now: float) -> None:
+        """Let jobs that even alone would come too late wait for an idle device.
+
+        Under overload the device would else be busy with answers that nobody takes.
+        """
+        jobs, soonest = self._lanes[lane], now + self._expected_s(lane, 1)
+        hopeless = [job for job in jobs if job.deadline < soonest and not math.isinf(job.due)]
+        for job in hopeless:
+            job.due = math.inf
+        if hopeless:
+            heapq.heapify(jobs)
+
+    def _take(self, lane: K, now: float) -> list[Job]:
+        """Take the most urgent jobs out of a lane, as many as leave the first one in time."""
         jobs = self._lanes[lane]
         num_images = min(self._policy.max_batch_size, len(jobs))
+        if not math.isinf(jobs[0].due):
+            while num_images > 1 and now + self._expected_s(lane, num_images) > jobs[0].deadline:
+                num_images -= 1
         batch = [heapq.heappop(jobs) for _ in range(num_images)]
         if not jobs:
             del self._lanes[lane]

@@ -41,18 +41,21 @@ class Brownout:
         self._thresholds = thresholds
         self._clock = clock
         self._level = 0
-        self._moved = clock()
+        self._moved = self._asked = clock()
 
     def level(self) -> int:
         """The level now, 0 ... MAX_LEVEL.
 
-        It rises by one step at most. While nobody asked nothing came in, so it falls by as many
-        steps as the dwell time has passed.
+        It moves by one step at most, but while nobody asked nothing came in, and it falls by as
+        many steps as the dwell time has passed.
         """
         now, pressure = self._clock(), self._pressure()
-        steps = int((now - self._moved) / self._thresholds.dwell_s)
-        if steps and pressure >= self._thresholds.rise and self._level < MAX_LEVEL:
+        silent_s, self._asked = now - self._asked, now
+        if now - self._moved < self._thresholds.dwell_s:
+            return self._level
+        if pressure >= self._thresholds.rise and self._level < MAX_LEVEL:
             self._level, self._moved = self._level + 1, now
-        elif steps and pressure <= self._thresholds.fall and self._level > 0:
+        elif pressure <= self._thresholds.fall and self._level > 0:
+            steps = max(1, int(silent_s / self._thresholds.dwell_s))
             self._level, self._moved = max(0, self._level - steps), now
         return self._level

@@ -94,10 +94,14 @@ async def classify(
     """
     plan = _plan(service, pictures, wanted, call)
     with service.admission.enter(num_images=len(pictures)):
-        return await asyncio.gather(
+        outcomes = await asyncio.gather(
             *(_classify_one(service, picture, plan, call) for picture in pictures),
             return_exceptions=True,
         )
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            plan.model.statistics.failed(monotonic() - call.arrival)
+    return outcomes
 
 
 def _plan(

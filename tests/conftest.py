@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -90,14 +91,22 @@ class Server:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
+        # Not a pipe: nobody reads it while the server runs, and once it is full, logging waits.
+        self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         clean = {name: value for name, value in os.environ.items() if name[:6] != "RAPID_"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "service"],
             env={**clean, "RAPID_PORT": str(port), **environment},
-            stdout=subprocess.PIPE,
+            stdout=self._output,
             stderr=subprocess.STDOUT,
-            text=True,
         )
+
+    def wait(self) -> tuple[int, str]:
+        """Wait for its end; returns its exit status and all that it printed."""
+        self.process.wait(timeout=READY_WITHIN_S)
+        with self._output:
+            self._output.seek(0)
+            return self.process.returncode, self._output.read()
 
     def wait_until_ready(self) -> None:
         """Raise with the server's output if it is not ready in time."""
@@ -110,15 +119,12 @@ class Server:
                 pass  # it does not listen yet
             time.sleep(0.1)
         self.process.kill()
-        raise AssertionError(
-            f"not ready within {READY_WITHIN_S} s: {self.process.communicate()[0]}"
-        )
+        raise AssertionError(f"not ready within {READY_WITHIN_S} s: {self.wait()[1]}")
 
     def stop(self) -> tuple[int, str]:
         """Ask it to end; returns its exit status and all that it printed."""
         self.process.terminate()
-        output, _ = self.process.communicate(timeout=READY_WITHIN_S)
-        return self.process.returncode, output
+        return self.wait()
 
 
 @pytest.fixture(scope="session")

@@ -70,6 +70,8 @@ class Upload(NamedTuple):
 def expected_length(headers: Headers, max_bytes: int) -> int:
     """The most bytes that a body will have: what its header says, else what is allowed.
 
+    A compressed one may become as large as is allowed.
+
     Raises:
         TooLargeError: the header announces more than `max_bytes`.
     """
@@ -78,7 +80,8 @@ def expected_length(headers: Headers, max_bytes: int) -> int:
         return max_bytes
     if len(announced) > len(str(max_bytes)) or int(announced) > max_bytes:
         raise _too_large(max_bytes)
-    return int(announced)
+    is_plain = headers.get("content-encoding", "identity").lower() == "identity"
+    return int(announced) if is_plain else max_bytes
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:

@@ -3,6 +3,7 @@
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
+from reprlib import repr as short
 from typing import NamedTuple, cast
 
 import torch
@@ -47,20 +48,34 @@ class Understood(NamedTuple):
     """parameters that mean nothing here"""
 
 
-def understand(body: bytes, headers: Headers, model: ServedModel, max_bytes: int) -> Understood:
+class Limits(NamedTuple):
+    """What a request may hold."""
+
+    max_bytes: int
+    """inflated"""
+    max_images: int
+
+
+def understand(body: bytes, headers: Headers, model: ServedModel, limits: Limits) -> Understood:
     """Read an infer request for one model. It may take a while: not for the event loop.
 
     Raises:
         InvalidRequestError: it breaks the protocol, or names what the model does not have.
         InvalidParameterError: a parameter is out of range.
-        TooLargeError: it inflates to more than `max_bytes`.
+        TooLargeError: it holds more bytes or images than allowed.
         UnsupportedMediaError: an unknown content encoding.
     """
-    inflated = inflate(body, headers.get("content-encoding", "identity"), max_bytes)
+    inflated = inflate(body, headers.get("content-encoding", "identity"), limits.max_bytes)
     request = parse(inflated, headers.get(LENGTH_HEADER), BARE_BODY)
+    pictures = _pictures(request.inputs, model)
+    if len(pictures) > limits.max_images:
+        raise TooLargeError(
+            f"{len(pictures)} images in one request; allowed are {limits.max_images}, send the "
+            "others in another request"
+        )
     return Understood(
         request=request,
-        pictures=_pictures(request.inputs, model),
+        pictures=pictures,
         wanted=_wanted(request.parameters, model),
         outputs=_outputs(request, model),
         ignored=tuple(sorted(request.parameters.keys() - PASSED_ON - RESERVED)),
@@ -97,8 +112,8 @@ def _pictures(inputs: Sequence[InputTensor], model: ServedModel) -> list[bytes |
     names = [tensor.name for tensor in inputs]
     if len(inputs) != 1 or names[0] not in (IMAGE, PIXELS):
         raise InvalidRequestError(
-            f"inputs {', '.join(names)}: one is needed, either {IMAGE!r} (BYTES) or {PIXELS!r} "
-            "(FP32)"
+            f"inputs {', '.join(map(short, names[:5]))}: one is needed, either {IMAGE!r} (BYTES) "
+            f"or {PIXELS!r} (FP32)"
         )
     pictures = _files(inputs[0]) if names[0] == IMAGE else _pixels(inputs[0], model)
     if not pictures:
@@ -176,7 +191,7 @@ def _outputs(request: InferRequest, model: ServedModel) -> tuple[WantedOutput, .
     for output in request.outputs:
         if output.name not in OUTPUTS:
             raise InvalidRequestError(
-                f"no output {output.name!r} here; there are: {', '.join(OUTPUTS)}"
+                f"no output {short(output.name)} here; there are: {', '.join(OUTPUTS)}"
             )
         if output.classification > len(model.labels):
             raise InvalidParameterError(
@@ -199,16 +214,3 @@ def _output(wanted: WantedOutput, logits: Tensor, labels: Sequence[str]) -> Outp
             entries.append(f"{value:f}:{best.index}:{best.label}".encode())
     shape = (len(logits), wanted.classification)
     return OutputTensor(wanted.name, "BYTES", shape, entries, wanted.binary)
-
-
-def check_number(pictures: Sequence[object], max_images: int) -> None:
-    """Refuse more images than a request may hold.
-
-    Raises:
-        TooLargeError: there are more.
-    """
-    if len(pictures) > max_images:
-        raise TooLargeError(
-            f"{len(pictures)} images in one request; allowed are {max_images}, send the others in "
-            "another request"
-        )

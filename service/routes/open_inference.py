@@ -1,6 +1,7 @@
 """The Open Inference Protocol v2, as the clients of KServe and Triton speak it, under /v2."""
 
 import asyncio
+from functools import partial
 from importlib.metadata import version
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -13,7 +14,7 @@ from service.lifecycle import Phase
 from service.models import ServedModel
 from service.routes import problems
 from service.routes.exchange import exchange, presented_key
-from service.routes.infer import check_number, respond, understand
+from service.routes.infer import Limits, respond, understand
 from service.routes.model_documents import (
     EXTENSIONS,
     VERSION,
@@ -54,6 +55,7 @@ def create_router(service: Service, settings: Settings) -> APIRouter:
     router = APIRouter(tags=["open inference protocol"])
     router.include_router(_health(service))
     router.include_router(_models(service, settings))
+    limits = Limits(settings.max_body_bytes, settings.max_images_per_request)
 
     @router.post(
         VERSIONED + "/infer",
@@ -69,14 +71,13 @@ def create_router(service: Service, settings: Settings) -> APIRouter:
         """Classify pictures (`image`, BYTES) or normalised pixels (`pixel_values`, FP32)."""
 
         async def work(call: Call, body: bytes) -> Response:
+            in_a_thread = partial(asyncio.get_running_loop().run_in_executor, service.decoders)
             model = _find(service, name, version)
             call.model = model.name
-            understood = await asyncio.get_running_loop().run_in_executor(
-                service.decoders, understand, body, request.headers, model, settings.max_body_bytes
-            )
-            check_number(understood.pictures, settings.max_images_per_request)
-            outcomes = await classify(service, understood.pictures, understood.wanted, call)
-            content, json_length = respond(model, understood, _all_or_none(outcomes))
+            asked = await in_a_thread(understand, body, request.headers, model, limits)
+            outcomes = await classify(service, asked.pictures, asked.wanted, call)
+            answered = _all_or_none(outcomes)
+            content, json_length = await in_a_thread(respond, model, asked, answered)
             if json_length is None:
                 return Response(content, media_type="application/json")
             return Response(content, media_type=BINARY, headers={LENGTH_HEADER: str(json_length)})

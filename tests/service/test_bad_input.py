@@ -89,7 +89,7 @@ REFUSED: dict[str, tuple[Request, int, str, str]] = {
     "model": (query(model="gpt"), 404, "model_not_found", "there are: everyday-vit-s14"),
     "tier": (query(tier="ludicrous"), 422, "invalid_parameter", "'exact', 'high', 'balanced'"),
     "method": (query(method="magic"), 422, "invalid_parameter", "allowed: rapid, tome"),
-    "parameter": (query(speed=9), 422, "invalid_parameter", "allowed: model, r, tier, method"),
+    "parameter": (query(speed=9), 422, "invalid_parameter", "allowed: model, r, tier, "),
     "misspelt case": (query(Top_K=1), 422, "invalid_parameter", "Top_K is not a parameter"),
     "r = -1": (query(r=-1), 422, "invalid_parameter", "allowed for this model: 0 ... 128"),
     "r = 129": (query(r=129), 422, "invalid_parameter", "allowed for this model: 0 ... 128"),

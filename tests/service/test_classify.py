@@ -26,7 +26,7 @@ URL = "/v1/classify"
 JPEG = {"content-type": "image/jpeg"}
 MEMBERS = {
     *("model", "method", "tier", "r", "schedule", "tokens", "predictions", "macs_ratio"),
-    *("timing_ms", "batch_size", "request_id"),
+    *("timing_ms", "batch_size", "request_id", "choice"),
 }
 Json = dict[str, Any]
 
@@ -76,6 +76,8 @@ async def test_an_answer_member_by_member(bundled: httpx.AsyncClient, owl: bytes
     assert set(answer) == MEMBERS
     assert answer["model"] == "everyday-vit-s14"
     assert (answer["method"], answer["tier"], answer["r"]) == ("tome", None, 14)
+    assert answer["choice"]["reason"] == "requested"
+    assert answer["choice"]["expected_ms"] > 0
     assert answer["schedule"] == [14] * 12
     assert answer["tokens"] == {"input": 257, "output": 257 - 12 * 14}
     assert answer["macs_ratio"] == pytest.approx(0.6303, abs=1e-3)

@@ -1,0 +1,286 @@
+"""A seeded simulation of the scheduler on a virtual clock replays arrival traces.
+
+The real Batcher, Forecast, Brownout and choose; only the device is a formula: a batch of n images
+takes `a * n + b` seconds, times the share of the tier, times some noise.
+"""
+
+import asyncio
+import functools
+import random
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from service import choice
+from service.batching import Batcher, BatchPolicy, Finished, Hooks
+from service.brownout import Brownout
+from service.choice import Choice
+from service.forecast import Forecast
+from service.schemas import ClassifyParameters
+from service.tiers import TIER_MACS, TIERS, Reduction, ReductionRange, Tier
+from tests.service.virtual_time import now, run
+
+MAX_BATCH_SIZE = 16
+SLOPE_S, INTERCEPT_S = 0.010, 0.005
+NOISE = 0.1
+"""standard deviation of a batch's seconds, as a share"""
+CAPACITY = MAX_BATCH_SIZE / (SLOPE_S * MAX_BATCH_SIZE + INTERCEPT_S)
+"""exact images per second"""
+SOON_S = 1e-6
+"""some turns of the loop"""
+LIMITS = ReductionRange(("rapid",), 196, 12, 98)
+PRESSURE_DEADLINE_S = 1.0
+
+End = Literal["answered", "late", "refused", "cancelled"]
+
+
+class Lane(NamedTuple):
+    """A tier of the one model."""
+
+    tier: Tier
+    macs: int
+    model: str = "vit"
+
+
+def lane_of(tier: Tier) -> Lane:
+    return Lane(tier, round(1e6 * TIER_MACS[tier]))
+
+
+@dataclass
+class Request:
+    """What a client sends, and what becomes of it."""
+
+    at: float
+    """seconds after the start"""
+    wanted: ClassifyParameters
+    deadline_s: float = PRESSURE_DEADLINE_S
+    leaves_after_s: float | None = None
+    choice: Choice | None = None
+    started: list[float] = field(default_factory=list)
+    ends: list[tuple[End, float]] = field(default_factory=list)
+
+    @property
+    def end(self) -> End:
+        return self.ends[0][0]
+
+    @property
+    def seconds(self) -> float:
+        """From arrival to end."""
+        return self.ends[0][1] - self.at
+
+
+class Batch(NamedTuple):
+    """What the device did."""
+
+    started: float
+    ended: float
+    lane: Lane
+    numbers: list[int]
+
+
+class Setup(NamedTuple):
+    """How a trace is served."""
+
+    refuses: bool = True
+    """who would come too late, as `_plan` in classify.py does"""
+    browns_out: bool = False
+    max_wait_s: float = 0.0
+    slowness: Callable[[float], float] = lambda _: 1.0
+    """factor of the device's seconds, over time"""
+
+
+class Simulation:
+    """One trace served; times are in seconds after the start."""
+
+    def __init__(self, requests: Sequence[Request], setup: Setup, seed: int = 0) -> None:
+        """Build the scheduler; to be called on the virtual loop."""
+        self.requests = requests
+        self.batches: list[Batch] = []
+        self.levels: list[tuple[float, int]] = [(0.0, 0)]
+        self._setup = setup
+        self._noise = random.Random(seed)
+        self._zero = now()
+        self.forecast = Forecast(max_size=MAX_BATCH_SIZE, clock=now)
+        for tier in TIERS:
+            seconds = {n: device_s(lane_of(tier), n) for n in (1, MAX_BATCH_SIZE)}
+            self.forecast.seed(lane_of(tier), seconds)
+        self.batcher: Batcher[Lane] = Batcher(
+            self._forward,
+            BatchPolicy(MAX_BATCH_SIZE, setup.max_wait_s),
+            Hooks(self.forecast.seconds, self._observe),
+            clock=now,
+        )
+        self._brownout = Brownout(self._pressure, clock=now)
+
+    @property
+    def now(self) -> float:
+        return now() - self._zero
+
+    async def serve(self) -> "Simulation":
+        """Replay the trace."""
+        loop = asyncio.create_task(self.batcher.run())
+        await asyncio.gather(*(self._client(number) for number in range(len(self.requests))))
+        loop.cancel()
+        with suppress(asyncio.CancelledError):
+            await loop
+        return self
+
+    def ended(self, *ends: End) -> list[Request]:
+        return [request for request in self.requests if request.end in ends]
+
+    async def _client(self, number: int) -> None:
+        request = self.requests[number]
+        await asyncio.sleep(request.at)
+        task = asyncio.create_task(self._classify(number))
+        if request.leaves_after_s is not None:
+            asyncio.get_running_loop().call_later(request.leaves_after_s, task.cancel)
+        await asyncio.wait([task])
+        end: End = "cancelled" if task.cancelled() else task.result()
+        request.ends.append((end, self.now))
+
+    async def _classify(self, number: int) -> End:
+        """The walk of `classify.py`, without pictures."""
+        request = self.requests[number]
+        arrival = now()
+        deadline = arrival + request.deadline_s
+        budget_ms = request.wanted.max_latency_ms
+        due = deadline if budget_ms is None else min(deadline, arrival + budget_ms / 1000)
+        if request.wanted.priority == 1:
+            due = arrival
+
+        def expected_s(reduction: Reduction) -> float:
+            caution = 1 + self.forecast.relative_error
+            return caution * self.batcher.expected_wait_s(lane_of(reduction.tier), 1, due)
+
+        request.choice = choice.choose(
+            LIMITS,
+            request.wanted,
+            default_tier="exact",
+            brownout_level=self._level,
+            expected_s=expected_s,
+        )
+        is_late = arrival + request.choice.expected_s > deadline
+        if self._setup.refuses and self.batcher.num_waiting and is_late:
+            return "refused"
+        try:
+            async with asyncio.timeout_at(deadline):
+                answer = await self.batcher.submit(
+                    lane_of(request.choice.reduction.tier),
+                    torch.tensor(number),
+                    due=due,
+                    deadline=deadline,
+                    on_start=lambda: request.started.append(self.now),
+                )
+        except TimeoutError:
+            return "late"
+        assert answer.logits.item() == number
+        return "answered"
+
+    async def _forward(self, lane: Lane, images: Sequence[Tensor]) -> Sequence[Tensor]:
+        started = self.now
+        noise = max(0.5, self._noise.gauss(1, NOISE))
+        numbers = [int(image) for image in images]
+        try:
+            await asyncio.sleep(device_s(lane, len(images)) * noise * self._setup.slowness(started))
+        finally:
+            self.batches.append(Batch(started, self.now, lane, numbers))
+        return images
+
+    def _observe(self, batch: Finished[Lane]) -> None:
+        self.forecast.observe(batch.lane, batch.num_images, batch.seconds)
+
+    def _pressure(self) -> float:
+        return min(1.0, self.batcher.backlog_s / PRESSURE_DEADLINE_S)
+
+    def _level(self) -> int:
+        if not self._setup.browns_out:
+            return 0
+        level = self._brownout.level()
+        if level != self.levels[-1][1]:
+            self.levels.append((self.now, level))
+        return level
+
+
+def device_s(lane: Lane, num_images: int) -> float:
+    return TIER_MACS[lane.tier] * (SLOPE_S * num_images + INTERCEPT_S)
+
+
+def simulate(requests: Iterable[Request], setup: Setup = Setup(), seed: int = 0) -> Simulation:  # noqa: B008 - it is frozen
+    """Serve a trace and check what holds for every one."""
+
+    async def main() -> Simulation:
+        trace = sorted(requests, key=lambda request: request.at)
+        return await Simulation(trace, setup, seed).serve()
+
+    simulation = run(main())
+    check_answers(simulation)
+    check_batches(simulation)
+    if setup.max_wait_s == 0:
+        check_never_idle(simulation)
+    return simulation
+
+
+def check_answers(simulation: Simulation) -> None:
+    """Every request ends exactly once, in time or at its deadline."""
+    computed = Counter(number for batch in simulation.batches for number in batch.numbers)
+    assert max(computed.values(), default=1) == 1
+    assert simulation.batcher.num_waiting == 0
+    assert simulation.batcher.backlog_s == 0.0
+    for number, request in enumerate(simulation.requests):
+        assert len(request.ends) == 1
+        assert request.seconds <= request.deadline_s + SOON_S
+        assert len(request.started) == computed[number]
+        if request.end == "answered":
+            assert len(request.started) == 1
+        if request.end == "refused":
+            assert not request.started
+
+
+def check_batches(simulation: Simulation) -> None:
+    """No batch is too large or mixed, starts before another ends, or with who has gone."""
+    for earlier, later in pairwise(simulation.batches):
+        assert later.started >= earlier.ended
+    for batch in simulation.batches:
+        assert 1 <= len(batch.numbers) <= MAX_BATCH_SIZE
+        for request in (simulation.requests[number] for number in batch.numbers):
+            assert lane_of(request.choice.reduction.tier) == batch.lane
+            assert batch.started < request.at + request.deadline_s + SOON_S
+            assert request.ends[0][1] > batch.started
+
+
+def check_never_idle(simulation: Simulation) -> None:
+    """While the device had nothing to do, nobody waited."""
+    gaps = [
+        (earlier.ended, later.started)
+        for earlier, later in pairwise(simulation.batches)
+        if later.started - earlier.ended > SOON_S
+    ]
+    ends = [end for _, end in gaps]
+    for request in simulation.requests:
+        waited_until = request.started[0] if request.started else request.ends[0][1]
+        for gap in gaps[bisect_right(ends, request.at) :]:
+            if gap[0] >= waited_until:
+                break
+            assert min(gap[1], waited_until) - max(gap[0], request.at) < SOON_S
+
+
+def poisson(
+    rate: float, seconds: float, *, seed: int = 0, start: float = 0.0, deadline_s: float = 1.0, **wanted: object
+) -> list[Request]:
+    """Requests that come at random, so many a second."""
+    chance, at, requests = random.Random(seed), start, []
+    while (at := at + chance.expovariate(rate)) < start + seconds:
+        requests.append(Request(at, ClassifyParameters(**wanted), deadline_s))
+    return requests
+
+
+def share(some: Sequence[object], all_of_them: Sequence[object]) -> float:
+    return len(some) / max(1, len(all_of_them))
