@@ -290,7 +290,7 @@ class Batcher(Generic[K]):
         )
 
     def _drop_dead(self, lane: K, now: float) -> None:
-        """Take out the jobs that nobody waits for, or will in a moment, instead of computing them."""
+        """Take out the jobs that nobody waits for any more instead of computing them."""
         dead = [job for job in self._lanes[lane] if job.answer.done() or job.deadline <= now]
         for job in dead:
             self._forget(lane, job)

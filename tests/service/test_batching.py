@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 import torch
@@ -111,16 +112,13 @@ def submit(
     batcher: Batcher[str],
     value: float,
     lane: str = "a",
-    *,
-    due: float = FOR_EVER,
-    deadline: float = FOR_EVER,
-    on_start: Callable[[], None] = lambda: None,
+    **wanted: Any,
 ) -> asyncio.Task[float]:
+    """Hand in one image, without `due` or `deadline` unless they are given."""
+    given = {"due": FOR_EVER, "deadline": FOR_EVER, **wanted}
+
     async def one() -> float:
-        answer = await batcher.submit(
-            lane, torch.tensor(value), due=due, deadline=deadline, on_start=on_start
-        )
-        return answer.logits.item()
+        return (await batcher.submit(lane, torch.tensor(value), **given)).logits.item()
 
     return asyncio.create_task(one())
 
@@ -293,34 +291,34 @@ async def test_an_answer_says_how_long_it_took() -> None:
 
 
 @pytest.mark.parametrize(
-    ("max_wait_s", "num_waiting", "age_s", "slack_s", "is_draining", "expected"),
+    ("max_wait_s", "num_waiting", "times_s", "is_draining", "expected"),
     [
-        (0.0, 1, 0.0, 9.0, False, (0.0, "idle")),
-        (0.0, 3, 5.0, -1.0, False, (0.0, "idle")),
-        (0.0, 4, 0.0, 9.0, False, (0.0, "full")),
-        (0.5, 4, 0.0, 9.0, False, (0.0, "full")),
-        (0.5, 9, 0.0, 9.0, True, (0.0, "full")),
-        (0.5, 1, 0.0, 9.0, True, (0.0, "drain")),
-        (0.0, 1, 0.0, 9.0, True, (0.0, "drain")),
-        (0.5, 1, 0.0, 9.0, False, (0.5, "wait")),
-        (0.5, 3, 0.25, 9.0, False, (0.25, "wait")),
-        (0.5, 3, 0.5, 9.0, False, (0.0, "wait")),
-        (0.5, 3, 2.0, 9.0, False, (0.0, "wait")),
-        (0.5, 3, 0.25, 0.25, False, (0.25, "wait")),
-        (0.5, 3, 0.0, 0.125, False, (0.125, "deadline")),
-        (0.5, 3, 0.25, 0.125, False, (0.125, "deadline")),
-        (0.5, 3, 0.25, -7.0, False, (0.0, "deadline")),
-        (0.5, 3, 0.0, math.inf, False, (0.5, "wait")),
+        (0.0, 1, (0.0, 9.0), False, (0.0, "idle")),
+        (0.0, 3, (5.0, -1.0), False, (0.0, "idle")),
+        (0.0, 4, (0.0, 9.0), False, (0.0, "full")),
+        (0.5, 4, (0.0, 9.0), False, (0.0, "full")),
+        (0.5, 9, (0.0, 9.0), True, (0.0, "full")),
+        (0.5, 1, (0.0, 9.0), True, (0.0, "drain")),
+        (0.0, 1, (0.0, 9.0), True, (0.0, "drain")),
+        (0.5, 1, (0.0, 9.0), False, (0.5, "wait")),
+        (0.5, 3, (0.25, 9.0), False, (0.25, "wait")),
+        (0.5, 3, (0.5, 9.0), False, (0.0, "wait")),
+        (0.5, 3, (2.0, 9.0), False, (0.0, "wait")),
+        (0.5, 3, (0.25, 0.25), False, (0.25, "wait")),
+        (0.5, 3, (0.0, 0.125), False, (0.125, "deadline")),
+        (0.5, 3, (0.25, 0.125), False, (0.125, "deadline")),
+        (0.5, 3, (0.25, -7.0), False, (0.0, "deadline")),
+        (0.5, 3, (0.0, math.inf), False, (0.5, "wait")),
     ],
 )
 def test_when_a_batch_is_due_and_why(
     max_wait_s: float,
     num_waiting: int,
-    age_s: float,
-    slack_s: float,
+    times_s: tuple[float, float],
     is_draining: bool,
     expected: tuple[float, str],
 ) -> None:
+    age_s, slack_s = times_s
     due = BatchPolicy(4, max_wait_s).due(
         num_waiting, age_s=age_s, slack_s=slack_s, is_draining=is_draining
     )

@@ -65,9 +65,7 @@ def test_silence_counts_as_if_it_had_been_asked(silence_s: float, level: int) ->
 
 
 @pytest.mark.parametrize(("before", "level"), [(MIDDLE, 3), (HIGH, MAX_LEVEL)])
-def test_a_short_calm_after_a_long_time_at_one_level_is_one_step(
-    before: float, level: int
-) -> None:
+def test_a_short_calm_after_a_long_time_at_one_level_is_one_step(before: float, level: int) -> None:
     bench = Bench().risen(level)
     for _ in range(100):
         assert bench.after(0.1, before) == level

@@ -54,9 +54,7 @@ def test_what_is_named_is_what_runs() -> None:
 
 @pytest.mark.parametrize("wanted", [{}, {"r": 3}, {"tier": "high"}, {"max_latency_ms": 90}])
 @pytest.mark.parametrize("level", [1, 5])
-def test_who_names_no_min_tier_is_never_browned_out(
-    wanted: dict[str, object], level: int
-) -> None:
+def test_who_names_no_min_tier_is_never_browned_out(wanted: dict[str, object], level: int) -> None:
     assert chosen(level=level, **wanted) == chosen(level=0, **wanted)
 
 

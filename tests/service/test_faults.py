@@ -35,7 +35,7 @@ def start_held(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     server = HeldServer(
         tmp_path_factory.mktemp("faults"),
         tiny_model,
-        RAPID_LOG_LEVEL="critical",
+        RAPID_LOG_LEVEL="error",
         RAPID_RECEIVE_TIMEOUT_S=str(RECEIVE_TIMEOUT_S),
         RAPID_MAX_BODY_BYTES="1000000",
     )

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import io
+import itertools
 import json
 import math
 import struct
@@ -313,35 +314,32 @@ async def test_statistics_count_failed_images(app_client: AppClient, pngs: list[
         assert after["inference_stats"]["fail"]["count"] == 6
 
 
-@pytest.mark.parametrize("path", ["", "/ready", "/config", "/stats", "/infer"])
-@pytest.mark.parametrize("name", ["other", "tiny/versions/2", "tiny/versions/01", "a%2Fb%20c"])
-async def test_what_is_not_here_is_404(
-    app_client: AppClient, owl: bytes, name: str, path: str
-) -> None:
+async def test_what_is_not_here_is_404(app_client: AppClient, owl: bytes) -> None:
+    names = ("other", "tiny/versions/2", "tiny/versions/01", "a%2Fb%20c")
+    body = {"inputs": [image_input(owl)]}
     async with app_client(warmup_tiers=()) as client:
-        url = f"/v2/models/{name}{path}"
-        body = {"inputs": [image_input(owl)]}
-        response = await (client.post(url, json=body) if path == "/infer" else client.get(url))
-        there = ["version", "1"] if name.startswith("tiny") else []
-        check_error(response, 404, *there)
+        for name in names:
+            there = ["version", "1"] if name.startswith("tiny") else []
+            url = f"/v2/models/{name}"
+            check_error(await client.post(f"{url}/infer", json=body), 404, *there)
+            for path in ("", "/ready", "/config", "/stats"):
+                check_error(await client.get(f"{url}{path}"), 404, *there)
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "status"),
-    [
-        ("GET", "/v2/nothing", 404),
-        ("GET", f"{MODEL}/nothing", 404),
-        ("POST", "/v2/repository/index", 404),
-        ("GET", INFER, 405),
-        ("POST", MODEL, 405),
-        ("POST", "/v2/health/live", 405),
-    ],
-)
-async def test_other_paths_and_methods(
-    app_client: AppClient, method: str, path: str, status: int
-) -> None:
+OTHER_PATHS: list[tuple[str, str, int]] = [
+    ("GET", "/v2/nothing", 404),
+    ("GET", f"{MODEL}/nothing", 404),
+    ("POST", "/v2/repository/index", 404),
+    ("GET", INFER, 405),
+    ("POST", MODEL, 405),
+    ("POST", "/v2/health/live", 405),
+]
+
+
+async def test_other_paths_and_methods(app_client: AppClient) -> None:
     async with app_client(warmup_tiers=()) as client:
-        check_error(await client.request(method, path), status)
+        for method, path, status in OTHER_PATHS:
+            check_error(await client.request(method, path), status)
 
 
 async def test_api_keys(app_client: AppClient, tmp_path: Path, owl: bytes) -> None:
@@ -462,41 +460,39 @@ IMAGE: Json = {"name": "image", "datatype": "BYTES", "shape": [1], "data": ["aGk
 NUM = 3 * 64 * 64
 
 
-@pytest.mark.parametrize(
-    ("inputs", "fragments"),
-    [
-        ([], ["inputs"]),
-        ([{**IMAGE, "name": "picture"}], ["picture", "image", "pixel_values"]),
-        ([IMAGE, {**PIXELS, "data": [0.5] * NUM}], ["image", "pixel_values", "one"]),
-        ([IMAGE, {**IMAGE, "name": "mask"}], ["mask", "one"]),
-        ([IMAGE, IMAGE], ["image", "twice"]),
-        ([{**IMAGE, "shape": [0], "data": []}], ["image"]),
-        ([{**PIXELS, "shape": [0, 3, 64, 64], "data": []}], ["pixel_values"]),
-        ([{**IMAGE, "shape": [2]}], ["image", "2"]),
-        ([{**IMAGE, "shape": []}], ["image"]),
-        ([{**IMAGE, "shape": [1, 1, 1]}], ["image", "[N]"]),
-        ([{**IMAGE, "datatype": "UINT8", "data": [7]}], ["image", "BYTES"]),
-        ([{**IMAGE, "datatype": "STRING"}], ["STRING"]),
-        ([{**PIXELS, "shape": [3, 64, 64], "data": [0.5] * NUM}], ["[-1, 3, 64, 64]"]),
-        ([{**PIXELS, "shape": [1, 64, 64, 3], "data": [0.5] * NUM}], ["[-1, 3, 64, 64]"]),
-        ([{**PIXELS, "shape": [1, 3, 32, 32], "data": [0.5] * 3072}], ["[-1, 3, 64, 64]"]),
-        ([{**PIXELS, "data": [0.5] * (NUM - 1)}], ["pixel_values"]),
-        ([{**PIXELS, "datatype": "FP64", "data": [0.5] * NUM}], ["FP32"]),
-        ([{**PIXELS, "datatype": "FP16", "data": [0.5] * NUM}], ["FP16"]),
-        ([{**PIXELS, "datatype": "UINT8", "data": [1] * NUM}], ["FP32"]),
-        ([{**PIXELS, "data": ["0.5"] * NUM}], ["numbers"]),
-        ([{**PIXELS, "data": [1e39] * NUM}], ["range"]),
-        ([{"name": "image"}], ["datatype"]),
-        ([{"datatype": "BYTES", "shape": [1], "data": ["aGk="]}], ["name"]),
-        ([{"name": "image", "datatype": "BYTES", "data": ["aGk="]}], ["shape"]),
-        ([{"name": "image", "datatype": "BYTES", "shape": [1]}], ["data"]),
-    ],
-)
-async def test_inputs_that_the_model_does_not_have(
-    app_client: AppClient, inputs: list[Json], fragments: list[str]
-) -> None:
+BAD_INPUTS: list[tuple[list[Json], list[str]]] = [
+    ([], ["inputs"]),
+    ([{**IMAGE, "name": "picture"}], ["picture", "image", "pixel_values"]),
+    ([IMAGE, {**PIXELS, "data": [0.5] * NUM}], ["image", "pixel_values", "one"]),
+    ([IMAGE, {**IMAGE, "name": "mask"}], ["mask", "one"]),
+    ([IMAGE, IMAGE], ["image", "twice"]),
+    ([{**IMAGE, "shape": [0], "data": []}], ["image"]),
+    ([{**PIXELS, "shape": [0, 3, 64, 64], "data": []}], ["pixel_values"]),
+    ([{**IMAGE, "shape": [2]}], ["image", "2"]),
+    ([{**IMAGE, "shape": []}], ["image"]),
+    ([{**IMAGE, "shape": [1, 1, 1]}], ["image", "[N]"]),
+    ([{**IMAGE, "datatype": "UINT8", "data": [7]}], ["image", "BYTES"]),
+    ([{**IMAGE, "datatype": "STRING"}], ["STRING"]),
+    ([{**PIXELS, "shape": [3, 64, 64], "data": [0.5] * NUM}], ["[-1, 3, 64, 64]"]),
+    ([{**PIXELS, "shape": [1, 64, 64, 3], "data": [0.5] * NUM}], ["[-1, 3, 64, 64]"]),
+    ([{**PIXELS, "shape": [1, 3, 32, 32], "data": [0.5] * 3072}], ["[-1, 3, 64, 64]"]),
+    ([{**PIXELS, "data": [0.5] * (NUM - 1)}], ["pixel_values"]),
+    ([{**PIXELS, "datatype": "FP64", "data": [0.5] * NUM}], ["FP32"]),
+    ([{**PIXELS, "datatype": "FP16", "data": [0.5] * NUM}], ["FP16"]),
+    ([{**PIXELS, "datatype": "UINT8", "data": [1] * NUM}], ["FP32"]),
+    ([{**PIXELS, "data": ["0.5"] * NUM}], ["numbers"]),
+    ([{**PIXELS, "data": [1e39] * NUM}], ["range"]),
+    ([{"name": "image"}], ["datatype"]),
+    ([{"datatype": "BYTES", "shape": [1], "data": ["aGk="]}], ["name"]),
+    ([{"name": "image", "datatype": "BYTES", "data": ["aGk="]}], ["shape"]),
+    ([{"name": "image", "datatype": "BYTES", "shape": [1]}], ["data"]),
+]
+
+
+async def test_inputs_that_the_model_does_not_have(app_client: AppClient) -> None:
     async with app_client(warmup_tiers=()) as client:
-        check_error(await client.post(INFER, json={"inputs": inputs}), 400, *fragments)
+        for inputs, fragments in BAD_INPUTS:
+            check_error(await infer(client, *inputs), 400, *fragments)
 
 
 async def test_numbers_that_are_none(app_client: AppClient, pixels: Tensor) -> None:
@@ -529,9 +525,10 @@ async def test_bodies_that_break_the_protocol(app_client: AppClient, pngs: list[
 
 @pytest.mark.parametrize(("method", "r"), [("rapid", 0), ("rapid", 3), ("rapid", 8), ("tome", 3)])
 async def test_the_outputs_are_those_of_the_model(
-    app_client: AppClient, tiny_model: Path, pngs: list[bytes], pixels: Tensor, method: str, r: int
+    app_client: AppClient, tiny_model: Path, pngs: list[bytes], method: str, r: int
 ) -> None:
     model = load(tiny_model)
+    pixels = pixels_of(model, pngs)
     if r:
         model = rapid_core.patch(model, r=r, method=method)
     with torch.inference_mode():
@@ -576,105 +573,92 @@ async def test_the_id_comes_back(app_client: AppClient, owl: bytes, request_id: 
 LOGITS, PROBABILITIES = {"name": "logits"}, {"name": "probabilities"}
 
 
-@pytest.mark.parametrize(
-    ("outputs", "names"),
-    [
-        (None, ["logits", "probabilities"]),
-        ([], ["logits", "probabilities"]),
-        ([LOGITS], ["logits"]),
-        ([PROBABILITIES], ["probabilities"]),
-        ([PROBABILITIES, LOGITS], ["probabilities", "logits"]),
-    ],
-)
-@pytest.mark.parametrize("binary", [False, True])
-async def test_outputs_as_they_were_asked_for(
-    app_client: AppClient, pngs: list[bytes], outputs: list[Json], names: list[str], binary: bool
-) -> None:
+LISTS: list[tuple[list[Json] | None, list[str]]] = [
+    (None, ["logits", "probabilities"]),
+    ([], ["logits", "probabilities"]),
+    ([LOGITS], ["logits"]),
+    ([PROBABILITIES], ["probabilities"]),
+    ([PROBABILITIES, LOGITS], ["probabilities", "logits"]),
+]
+
+
+async def test_outputs_as_they_were_asked_for(app_client: AppClient, pngs: list[bytes]) -> None:
     entry = image_input(*pngs)
-    async with app_client() as client:
-        wanted = outputs_of(await infer(client, entry))
-        parameters = {"binary_data_output": binary}
-        response = await infer(client, entry, outputs=outputs, parameters=parameters)
-        found = outputs_of(response)
-        assert list(found) == names
-        assert (LENGTH in response.headers) == binary
-        assert same(found, {name: wanted[name] for name in names})
-        assert "ignored" not in answer_of(response)["parameters"]
+    async with app_client(warmup_tiers=()) as client:
+        all_of_them = outputs_of(await infer(client, entry))
+        for (outputs, names), binary in itertools.product(LISTS, (False, True)):
+            parameters = {"binary_data_output": binary}
+            response = await infer(client, entry, outputs=outputs, parameters=parameters)
+            assert (LENGTH in response.headers) == binary
+            assert same(outputs_of(response), {name: all_of_them[name] for name in names})
+            assert "ignored" not in answer_of(response)["parameters"]
 
 
-@pytest.mark.parametrize("by_default", [False, True, None])
-@pytest.mark.parametrize("of_logits", [False, True, None])
-@pytest.mark.parametrize("of_probabilities", [False, True, None])
 async def test_an_output_decides_for_itself_whether_it_is_binary(
-    app_client: AppClient,
-    pixels: Tensor,
-    by_default: bool | None,
-    of_logits: bool | None,
-    of_probabilities: bool | None,
+    app_client: AppClient, pixels: Tensor
 ) -> None:
     def flag(name: str, value: bool | None) -> Json:
         return {} if value is None else {name: value}
 
-    outputs = [
-        {"name": "probabilities", "parameters": flag("binary_data", of_probabilities)},
-        {"name": "logits", "parameters": flag("binary_data", of_logits)},
-    ]
-    parameters = flag("binary_data_output", by_default)
     async with app_client(warmup_tiers=()) as client:
-        response = await infer(client, pixel_input(pixels), outputs=outputs, parameters=parameters)
-    is_binary = ["data" not in output for output in answer_of(response)["outputs"]]
-    default = bool(by_default)
-    assert is_binary == [
-        default if value is None else value for value in (of_probabilities, of_logits)
-    ]
-    found = outputs_of(response)
-    torch.testing.assert_close(found["probabilities"], found["logits"].softmax(dim=-1))
+        for default, *flags in itertools.product((False, True, None), repeat=3):
+            outputs = [
+                {"name": name, "parameters": flag("binary_data", value)}
+                for name, value in zip(("probabilities", "logits"), flags, strict=True)
+            ]
+            parameters = flag("binary_data_output", default)
+            entry = pixel_input(pixels)
+            response = await infer(client, entry, outputs=outputs, parameters=parameters)
+            is_binary = ["data" not in output for output in answer_of(response)["outputs"]]
+            wanted = [bool(default) if value is None else value for value in flags]
+            assert is_binary == wanted, (default, flags)
+            found = outputs_of(response)
+            torch.testing.assert_close(found["probabilities"], found["logits"].softmax(dim=-1))
 
 
-@pytest.mark.parametrize("binary", [False, True])
-@pytest.mark.parametrize("k", [1, 3, K])
 @pytest.mark.parametrize("name", ["logits", "probabilities"])
-async def test_classification(
-    app_client: AppClient, pngs: list[bytes], name: str, k: int, binary: bool
-) -> None:
+async def test_classification(app_client: AppClient, pngs: list[bytes], name: str) -> None:
     entry = image_input(*pngs)
-    outputs = [{"name": name, "parameters": {"classification": k, "binary_data": binary}}]
-    async with app_client() as client:
-        values = outputs_of(await infer(client, entry))[name]
-        response = await infer(client, entry, outputs=outputs)
-    (output,) = answer_of(response)["outputs"]
-    assert (output["datatype"], output["shape"]) == ("BYTES", [3, k])
-    found = outputs_of(response)[name]
-    for number, row in enumerate(values):
-        best = row.sort(descending=True)
-        for text in found[number * k : (number + 1) * k]:
-            value, index, label = text.split(":")
-            assert label == f"thing {index}"
-            assert float(value) == pytest.approx(row[int(index)].item(), abs=1e-5)
-        indices = [int(text.split(":")[1]) for text in found[number * k : (number + 1) * k]]
-        assert indices == best.indices[:k].tolist()
-
-
-@pytest.mark.parametrize(
-    ("outputs", "status", "fragments"),
-    [
-        ([{"name": "logit"}], 400, ["logit", "logits", "probabilities"]),
-        ([LOGITS, LOGITS], 400, ["twice"]),
-        ([{}], 400, ["name"]),
-        ([7], 400, ["outputs"]),
-        ([{**LOGITS, "parameters": {"classification": K + 1}}], 422, ["classification", f"{K}"]),
-        ([{**LOGITS, "parameters": {"classification": 0}}], 400, ["classification"]),
-        ([{**LOGITS, "parameters": {"classification": True}}], 400, ["classification"]),
-        ([{**LOGITS, "parameters": {"binary_data": "yes"}}], 400, ["binary_data"]),
-        ([{**LOGITS, "parameters": {"shared_memory_region": "a"}}], 400, ["shared memory"]),
-    ],
-)
-async def test_outputs_that_cannot_be(
-    app_client: AppClient, owl: bytes, outputs: list[Json], status: int, fragments: list[str]
-) -> None:
     async with app_client(warmup_tiers=()) as client:
-        response = await infer(client, image_input(owl), outputs=outputs)
-        check_error(response, status, *fragments)
+        values = outputs_of(await infer(client, entry))[name]
+        for k, binary in itertools.product((1, 3, K), (False, True)):
+            parameters = {"classification": k, "binary_data": binary}
+            outputs = [{"name": name, "parameters": parameters}]
+            response = await infer(client, entry, outputs=outputs)
+            (output,) = answer_of(response)["outputs"]
+            assert (output["datatype"], output["shape"]) == ("BYTES", [3, k])
+            found = outputs_of(response)[name]
+            for number, row in enumerate(values):
+                check_classes(found[number * k : (number + 1) * k], row)
+
+
+def check_classes(entries: list[str], values: Tensor) -> None:
+    """The best of the values (K,), best first."""
+    parts = [entry.split(":") for entry in entries]
+    indices = [int(index) for _, index, _ in parts]
+    assert indices == values.sort(descending=True).indices[: len(entries)].tolist()
+    assert [label for _, _, label in parts] == [f"thing {index}" for index in indices]
+    assert [float(value) for value, _, _ in parts] == pytest.approx(values[indices], abs=1e-5)
+
+
+BAD_OUTPUTS: list[tuple[list[Json], int, list[str]]] = [
+    ([{"name": "logit"}], 400, ["logit", "logits", "probabilities"]),
+    ([LOGITS, LOGITS], 400, ["twice"]),
+    ([{}], 400, ["name"]),
+    ([7], 400, ["outputs"]),
+    ([{**LOGITS, "parameters": {"classification": K + 1}}], 422, ["classification", f"{K}"]),
+    ([{**LOGITS, "parameters": {"classification": 0}}], 400, ["classification"]),
+    ([{**LOGITS, "parameters": {"classification": True}}], 400, ["classification"]),
+    ([{**LOGITS, "parameters": {"binary_data": "yes"}}], 400, ["binary_data"]),
+    ([{**LOGITS, "parameters": {"shared_memory_region": "a"}}], 400, ["shared memory"]),
+]
+
+
+async def test_outputs_that_cannot_be(app_client: AppClient, owl: bytes) -> None:
+    async with app_client(warmup_tiers=()) as client:
+        for outputs, status, fragments in BAD_OUTPUTS:
+            response = await infer(client, image_input(owl), outputs=outputs)
+            check_error(response, status, *fragments)
 
 
 # Parameters
@@ -720,19 +704,19 @@ async def test_a_latency_budget(app_client: AppClient, owl: bytes) -> None:
             assert (ran["tier"], ran["reason"]) == (tier, reason)
 
 
-@pytest.mark.parametrize(
-    "parameters",
-    [
-        *({"timeout": value} for value in (0, 30_000_000, 2**63)),
-        *({"priority": value} for value in (0, 1, 2, 2**63)),
-        {"priority": 1, "timeout": 30_000_000, "r": 2},
-        {},
-    ],
-)
-async def test_the_schedule_policy(app_client: AppClient, owl: bytes, parameters: Json) -> None:
-    async with app_client() as client:
-        response = await infer(client, image_input(owl), parameters=parameters)
-        assert "ignored" not in answer_of(response)["parameters"]
+POLICIES: list[Json] = [
+    *({"timeout": value} for value in (0, 30_000_000, 2**63)),
+    *({"priority": value} for value in (0, 1, 2, 2**63)),
+    {"priority": 1, "timeout": 30_000_000, "r": 2},
+    {},
+]
+
+
+async def test_the_schedule_policy(app_client: AppClient, owl: bytes) -> None:
+    async with app_client(warmup_tiers=()) as client:
+        for parameters in POLICIES:
+            response = await infer(client, image_input(owl), parameters=parameters)
+            assert "ignored" not in answer_of(response)["parameters"], parameters
 
 
 async def test_whoever_cannot_wait_gets_504(app_client: AppClient, pngs: list[bytes]) -> None:
@@ -754,35 +738,31 @@ async def test_parameters_that_mean_nothing_are_named(app_client: AppClient, owl
         assert "ignored" not in answer_of(response)["parameters"]
 
 
-@pytest.mark.parametrize(
-    ("parameters", "fragments"),
-    [
-        ({"r": 3, "tier": "fast"}, ["r and tier"]),
-        ({"r": 3, "max_latency_ms": 10}, ["r and max_latency_ms"]),
-        ({"tier": "fast", "max_latency_ms": 10}, ["tier and max_latency_ms"]),
-        ({"r": 3, "min_tier": "fast"}, ["r and min_tier"]),
-        ({"tier": "fast", "min_tier": "exact"}, ["min_tier"]),
-        *(({"r": r}, ["r"]) for r in (-1, 9, 2**63, 3.5, "3", True)),
-        *(({"tier": tier}, ["tier"]) for tier in ("warp", "", 1)),
-        *(({"min_tier": tier}, ["min_tier"]) for tier in ("warp", 1)),
-        *(({"method": method}, ["method"]) for method in ("magic", 7)),
-        *(({"max_latency_ms": value}, ["max_latency_ms"]) for value in (0, -1, 1e9, "10", True)),
-        *(({"timeout": value}, ["timeout"]) for value in (-1, 0.5, "100", True)),
-        *(({"priority": value}, ["priority"]) for value in (-1, 0.5, "1", True)),
-    ],
-)
-async def test_parameters_out_of_range(
-    app_client: AppClient, owl: bytes, parameters: Json, fragments: list[str]
-) -> None:
-    async with app_client(warmup_tiers=()) as client:
-        response = await infer(client, image_input(owl), parameters=parameters)
-        check_error(response, 422, *fragments)
+BAD_PARAMETERS: list[tuple[Json, list[str]]] = [
+    ({"r": 3, "tier": "fast"}, ["r and tier"]),
+    ({"r": 3, "max_latency_ms": 10}, ["r and max_latency_ms"]),
+    ({"tier": "fast", "max_latency_ms": 10}, ["tier and max_latency_ms"]),
+    ({"r": 3, "min_tier": "fast"}, ["r and min_tier"]),
+    ({"tier": "fast", "min_tier": "exact"}, ["min_tier"]),
+    *(({"r": r}, ["r"]) for r in (-1, 9, 2**63, 3.5, "3", True)),
+    *(({"tier": tier}, ["tier"]) for tier in ("warp", "", 1)),
+    *(({"min_tier": tier}, ["min_tier"]) for tier in ("warp", 1)),
+    *(({"method": method}, ["method"]) for method in ("magic", 7)),
+    *(({"max_latency_ms": value}, ["max_latency_ms"]) for value in (0, -1, 1e9, "10", True)),
+    *(({"timeout": value}, ["timeout"]) for value in (-1, 0.5, "100", True)),
+    *(({"priority": value}, ["priority"]) for value in (-1, 0.5, "1", True)),
+]
 
 
-@pytest.mark.parametrize("parameters", [[], 7, {"r": None}, {"r": [3]}, {"a": {"b": 1}}])
-async def test_parameters_that_are_none(
-    app_client: AppClient, owl: bytes, parameters: object
-) -> None:
+async def test_parameters_out_of_range(app_client: AppClient, owl: bytes) -> None:
     async with app_client(warmup_tiers=()) as client:
-        response = await infer(client, image_input(owl), parameters=parameters)
-        check_error(response, 400, "parameter")
+        for parameters, fragments in BAD_PARAMETERS:
+            response = await infer(client, image_input(owl), parameters=parameters)
+            check_error(response, 422, *fragments)
+
+
+async def test_parameters_that_are_none(app_client: AppClient, owl: bytes) -> None:
+    async with app_client(warmup_tiers=()) as client:
+        for parameters in ([], 7, {"r": None}, {"r": [3]}, {"a": {"b": 1}}):
+            response = await infer(client, image_input(owl), parameters=parameters)
+            check_error(response, 400, "parameter")

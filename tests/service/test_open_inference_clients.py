@@ -160,17 +160,16 @@ def test_triton_reads_the_statistics(client: triton.InferenceServerClient, owl: 
     assert np.dot(sizes, counts) == after["inference_count"]
 
 
-@pytest.mark.parametrize("binary_output", [True, False])
-@pytest.mark.parametrize("binary_input", [True, False])
+@pytest.mark.parametrize("is_binary", list(itertools.product((True, False), repeat=2)))
 @pytest.mark.parametrize("compression", [None, "gzip", "deflate"])
 async def test_triton_gets_the_native_answers(
     server: Server,
     client: triton.InferenceServerClient,
     pngs: list[bytes],
-    binary_input: bool,
-    binary_output: bool,
+    is_binary: tuple[bool, bool],
     compression: str | None,
 ) -> None:
+    binary_input, binary_output = is_binary
     outputs = [
         triton.InferRequestedOutput(name, binary_data=binary_output)
         for name in ("probabilities", "logits")
@@ -303,7 +302,7 @@ async def test_triton_with_asyncio(
         )
         _, probabilities = check_outputs(result, 1)
         np.testing.assert_allclose(probabilities[0], wanted, atol=1e-4)
-    check_outputs(await aio_client.infer(MODEL, [pixel_input(pixels)], **PATIENT), 3)
+    check_outputs(await aio_client.infer(MODEL, [pixel_input(pixels[:1])], **PATIENT), 1)
     with pytest.raises(InferenceServerException, match="r = 129"):
         await aio_client.infer(MODEL, [image_input(owl)], parameters={"r": 129})
 

@@ -1,8 +1,12 @@
 """The process as its supervisor sees it: it starts, it drains, it says why it does not start."""
 
+import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -14,7 +18,7 @@ pytestmark = pytest.mark.e2e
 
 
 def test_sigterm_finishes_accepted_work_and_exits_with_0(tiny_model: Path, owl: bytes) -> None:
-    server = Server(RAPID_MODELS=str(tiny_model), RAPID_NUM_THREADS="1")
+    server = Server(RAPID_MODELS=str(tiny_model), RAPID_NUM_THREADS="1", RAPID_DRAIN_DELAY_S="0")
     server.wait_until_ready()
     answers: list[int | str] = []
     under_load = threading.Event()
@@ -47,10 +51,99 @@ def test_sigterm_finishes_accepted_work_and_exits_with_0(tiny_model: Path, owl: 
     assert "Traceback" not in output
 
 
+@contextmanager
+def under_load(server: Server, image: bytes) -> Iterator[list[httpx.Response | str]]:
+    """Four clients that ask until the listener is closed; all that they got."""
+    answers: list[httpx.Response | str] = []
+
+    def client() -> None:
+        new_every_time = httpx.Limits(max_keepalive_connections=0)
+        with httpx.Client(base_url=server.url, timeout=60, limits=new_every_time) as http:
+            while True:
+                try:
+                    answers.append(http.post("/v1/classify", files={"image": image}))
+                except httpx.ConnectError:
+                    return  # nothing of ours was accepted
+                except httpx.TransportError as exc:
+                    answers.append(repr(exc))
+
+    clients = [threading.Thread(target=client) for _ in range(4)]
+    for thread in clients:
+        thread.start()
+    try:
+        while len(answers) < 20:
+            time.sleep(0.01)
+        yield answers
+    finally:
+        for thread in clients:
+            thread.join(60)
+
+
+def start(model: Path, drain_delay_s: float) -> Server:
+    server = Server(
+        RAPID_MODELS=str(model), RAPID_NUM_THREADS="1", RAPID_DRAIN_DELAY_S=str(drain_delay_s)
+    )
+    server.wait_until_ready()
+    return server
+
+
+def wait_until_leaving(server: Server) -> httpx.Response:
+    """What `/readyz` says once the signal has come."""
+    while (response := httpx.get(f"{server.url}/readyz")).status_code == 200:
+        time.sleep(0.01)
+    return response
+
+
+@pytest.mark.slow
+def test_sigterm_serves_on_until_load_balancers_have_noticed(tiny_model: Path, owl: bytes) -> None:
+    drain_delay_s = 2.0
+    server = start(tiny_model, drain_delay_s)
+    with under_load(server, owl) as answers:
+        signalled = time.monotonic()
+        server.process.terminate()
+        leaving = wait_until_leaving(server)
+        assert (leaving.status_code, leaving.headers["connection"]) == (503, "close")
+        assert leaving.json()["code"] == "not_ready"
+        num_before = len(answers)
+        time.sleep(drain_delay_s / 2)
+        served = answers[num_before + 4 :]  # without those that were on their way
+        assert httpx.get(f"{server.url}/readyz").status_code == 503
+        assert httpx.get(f"{server.url}/livez").status_code == 200
+        status, output = server.wait()
+        assert time.monotonic() - signalled >= drain_delay_s
+    assert status == 0, output
+    assert len(served) > 4
+    for answer in served:
+        assert isinstance(answer, httpx.Response), answer
+        assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+    assert {a if isinstance(a, str) else a.status_code for a in answers} <= {200, 503}
+    assert "Traceback" not in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "signals", [[signal.SIGINT], [signal.SIGTERM, signal.SIGTERM], [signal.SIGTERM, signal.SIGINT]]
+)
+def test_sigint_or_a_second_signal_skips_the_delay(
+    tiny_model: Path, owl: bytes, signals: list[signal.Signals]
+) -> None:
+    server = start(tiny_model, drain_delay_s=600)
+    with under_load(server, owl) as answers:
+        server.process.send_signal(signals[0])
+        for number in signals[1:]:
+            wait_until_leaving(server)
+            server.process.send_signal(number)
+        status, output = server.wait()  # it does not wait for 600 s
+    assert status == 0, output
+    assert {a if isinstance(a, str) else a.status_code for a in answers} <= {200, 503}
+    assert "Traceback" not in output
+
+
 @pytest.mark.parametrize(
     ("environment", "message", "status"),
     [
         ({"RAPID_MAX_BATCHSIZE": "4"}, "did you mean RAPID_MAX_BATCH_SIZE?", 2),
+        ({"WEB_CONCURRENCY": "4"}, "WEB_CONCURRENCY=4 asks for several workers", 2),
         ({"RAPID_PORT": "web"}, "RAPID_PORT", 2),
         ({"RAPID_MODELS": "vit_of_nowhere"}, "vit_of_nowhere", 1),
         ({"RAPID_MODELS": "./nowhere"}, "config.json", 1),
@@ -59,10 +152,9 @@ def test_sigterm_finishes_accepted_work_and_exits_with_0(tiny_model: Path, owl: 
 def test_it_says_why_it_does_not_start(
     environment: dict[str, str], message: str, status: int
 ) -> None:
-    server = Server(**environment)
-    output, _ = server.process.communicate(timeout=60)
+    found, output = Server(**environment).wait()
     assert message in output
-    assert server.process.returncode == status
+    assert found == status
 
 
 def test_the_command_line_has_a_version_and_help() -> None:
