@@ -430,6 +430,19 @@ async def test_nobody_is_computed_after_the_deadline_and_everybody_is_answered(
 
 
 @in_virtual_time
+async def test_a_batch_is_not_so_large_that_its_first_image_comes_too_late() -> None:
+    device = SlowDevice()
+    async with slowly(device) as batcher:
+        first = submit(batcher, 0.0)
+        await asyncio.sleep(0.05)
+        end = now() + 0.05
+        jobs = [submit(batcher, 1.0, due=end, deadline=end + 0.25)]
+        jobs += [submit(batcher, float(i), due=end + 9) for i in (2, 3)]
+        await asyncio.gather(first, *jobs)
+        assert [images for _, _, images in device.batches] == [[0.0], [1.0, 2.0], [3.0]]
+
+
+@in_virtual_time
 async def test_a_deadline_that_has_passed_is_told_at_once() -> None:
     device = SlowDevice()
     async with slowly(device, max_wait_s=9.0) as batcher:

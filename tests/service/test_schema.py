@@ -7,6 +7,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
 from schemathesis.schemas import BaseSchema
 
 from service.app import create_app
@@ -51,6 +52,8 @@ def test_every_answer_is_one_that_the_document_describes(
     )
     @given(case=operation.as_strategy(generation_mode=mode))
     def check(case: schemathesis.Case) -> None:
-        assert case.call_and_validate().status_code < 500
+        # 504 is the promised answer to a deadline of a nanosecond; for that check it is a crash.
+        response = case.call_and_validate(excluded_checks=[not_a_server_error])
+        assert response.status_code < 500 or response.status_code == 504
 
     check()
