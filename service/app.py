@@ -20,7 +20,7 @@ from service.batching import Batcher, BatchPolicy, Finished, Hooks
 from service.brownout import Brownout
 from service.classify import Service
 from service.engine import Engine, choose_device
-from service.forecast import Forecast
+from service.forecast import Forecast, Line
 from service.lifecycle import Lifecycle, Phase
 from service.metrics import Metrics
 from service.models import Models, ServedModel, Variant
@@ -32,6 +32,8 @@ from service.settings import Settings
 logger = logging.getLogger(__name__)
 
 BYTES_OF_A_PHOTO = 2**20
+DECODING = Line(slope=2e-8, intercept=2e-3)
+"""seconds by bytes; only how they compare matters, the level is learnt from the first pictures"""
 DESCRIPTION = (
     "Vision Transformer classifiers that let every request choose how much of the network's work "
     "to skip: `tier`, or the number `r` of tokens to remove in every block."
@@ -134,7 +136,7 @@ def _build_service(
         admission=admission,
         decoders=ThreadPoolExecutor(num_decoders, thread_name_prefix="decode"),
         num_decoders=num_decoders,
-        decoding=Forecast(max_size=BYTES_OF_A_PHOTO),
+        decoding=Forecast(max_size=BYTES_OF_A_PHOTO, guess=DECODING),
         batcher=batcher,
         computing=computing,
         brownout=brownout,

@@ -202,8 +202,11 @@ class Batcher(Generic[K]):
         for other, jobs in {lane: [], **self._lanes}.items():
             ours = num_images if other == lane else 0
             earlier = ours + sum(job.due <= due for job in jobs)
-            # Less urgent images ride along in the batches of the urgent ones.
-            ahead[other] = min(ours + len(jobs), math.ceil(earlier / size) * size)
+            # Less urgent images ride along in the batches of the urgent ones, and where a lane is
+            # longer than a batch, others will have come by the time that ours is formed.
+            full = math.ceil(earlier / size) * size
+            is_filling = ours and earlier > size and self._running is not None
+            ahead[other] = full if is_filling else min(ours + len(jobs), full)
         return self._rest_s() + sum(self._lane_s(other, count) for other, count in ahead.items())
 
     @property
@@ -351,9 +354,9 @@ class Batcher(Generic[K]):
     async def _run_batch(self, batch: _Batch[K]) -> None:
         """Compute one batch and answer each of its jobs exactly once."""
         self._running = batch
-        for job in batch.jobs:
-            job.on_start()
         try:
+            for job in batch.jobs:
+                job.on_start()
             rows = await self._forward(batch.lane, [job.pixels for job in batch.jobs])
             answered = list(zip(batch.jobs, rows, strict=True))
             seconds = self._clock() - batch.started

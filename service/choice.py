@@ -63,7 +63,6 @@ def _of_tier(
     if wanted.min_tier is None:
         return tiers.of_tier(limits, TIERS[start], wanted.method), reason
     lowest = TIERS.index(wanted.min_tier)
-    start = min(start, lowest)
     lowered = min(start + brownout_level(), lowest)
     return (
         tiers.of_tier(limits, TIERS[lowered], wanted.method),

@@ -123,8 +123,7 @@ def _plan(
 
     def expected_s(reduction: Reduction) -> float:
         wait_s = service.batcher.expected_wait_s(model.variant(*reduction), len(pictures), due)
-        caution = 1 + service.computing.relative_error
-        return monotonic() - call.arrival + decode_s + caution * wait_s
+        return monotonic() - call.arrival + decode_s + service.computing.caution * wait_s
 
     chosen = choice.choose(
         model.limits,
@@ -161,7 +160,7 @@ async def _classify_one(
     except TimeoutError as exc:
         raise DeadlineExceededError(
             f"not answered within {1000 * (plan.deadline - call.arrival):g} ms; allow more time "
-            "with deadline_ms, or choose a faster tier"
+            "with deadline_ms (under /v2: timeout), or choose a faster tier"
         ) from exc
     if not answer.logits.isfinite().all():
         raise InferenceError("the model gave logits that are not finite")

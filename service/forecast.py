@@ -118,13 +118,21 @@ class _Learnt:
 class Forecast:
     """Learns from work that was done; used from the event loop only."""
 
-    def __init__(self, *, max_size: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        max_size: int,
+        guess: Line | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Know nothing yet.
 
         Args:
             max_size: the usual largest size.
+            guess: first line of lanes of which nothing is known.
             clock: seconds, monotonic.
         """
+        self._guess = guess
         self._max_size = max_size
         self._clock = clock
         self._lanes: dict[Lane, _Learnt] = {}
@@ -168,13 +176,18 @@ class Forecast:
         """Mean of |seconds / forecast - 1| lately, 0 ... 1."""
         return self._error.value(self._clock())
 
+    @property
+    def caution(self) -> float:
+        """Factor, 1 ... 3, to a time that most work keeps: twice the mean error on top."""
+        return 1 + 2 * self.relative_error
+
     def _learnt(self, lane: Lane) -> _Learnt | None:
         """What is known of a lane; of a new one, what its work says beside a known lane's."""
         if lane in self._lanes:
             return self._lanes[lane]
         known = [other for other in self._lanes if other.model == lane.model]
         if not known:
-            return None
+            return _Learnt(self._guess) if self._guess else None
         nearest = min(known, key=lambda other: abs(other.macs - lane.macs))
         return _Learnt(self._lanes[nearest].first.times(lane.macs / nearest.macs))
 

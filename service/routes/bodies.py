@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import binascii
 import json
 import math
 import re
@@ -239,11 +238,19 @@ def _parse_json(body: bytes) -> tuple[bytes, dict[str, object]]:
     image = members.pop(IMAGE_FIELD, None)
     if not isinstance(image, str):
         raise InvalidParameterError(f"{IMAGE_FIELD}: base64 text or a data URI is needed")
-    text = "".join(image.removeprefix(_data_uri_head(image)).split())
     try:
-        return base64.b64decode(text, validate=True), members
-    except (binascii.Error, ValueError) as exc:
+        return from_base64(image), members
+    except ValueError as exc:
         raise InvalidRequestError(f"{IMAGE_FIELD} is no valid base64: {exc}") from exc
+
+
+def from_base64(text: str) -> bytes:
+    """Decode base64, with line breaks or without, or a data URI.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    return base64.b64decode("".join(text.removeprefix(_data_uri_head(text)).split()), validate=True)
 
 
 def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -7,6 +7,7 @@ from service.answers import answer
 from service.calls import Call
 from service.classify import Outcome, Service, classify
 from service.errors import ServiceError
+from service.models import METHODS
 from service.routes import bodies, problems
 from service.routes.exchange import exchange
 from service.schemas import (
@@ -22,6 +23,7 @@ from service.settings import Settings
 def _request_schema() -> dict[str, object]:
     """What `/openapi.json` says of the three forms of a request."""
     parameters = ClassifyParameters.model_json_schema()["properties"]
+    parameters["method"]["enum"] = list(METHODS)
     binary = {"type": "string", "format": "binary"}
     form = {
         "type": "object",

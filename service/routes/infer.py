@@ -1,7 +1,5 @@
 """An infer request of the Open Inference Protocol -> pictures and choices; outcomes -> tensors."""
 
-import base64
-import binascii
 from collections.abc import Mapping, Sequence
 from reprlib import repr as short
 from typing import NamedTuple, cast
@@ -15,6 +13,7 @@ from service.classify import Outcome
 from service.errors import InvalidParameterError, InvalidRequestError, TooLargeError
 from service.models import ServedModel
 from service.ranking import rank
+from service.routes.bodies import from_base64
 from service.routes.model_documents import IMAGE, LOGITS, OUTPUTS, PIXELS, VERSION
 from service.routes.tensors import (
     LENGTH_HEADER,
@@ -139,8 +138,8 @@ def _file(element: bytes) -> bytes:
     if not element.isascii():
         return element
     try:
-        return base64.b64decode(element, validate=True)
-    except binascii.Error:
+        return from_base64(element.decode("ascii"))
+    except ValueError:
         return element
 
 

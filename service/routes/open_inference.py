@@ -59,12 +59,12 @@ def create_router(service: Service, settings: Settings) -> APIRouter:
 
     @router.post(
         VERSIONED + "/infer",
-        responses=problems.documented(*sorted(set(problems.STATUS.values()))),
+        responses=problems.documented_v2(*sorted(set(problems.STATUS.values()))),
         openapi_extra=INFER_SCHEMA,
     )
     @router.post(
         MODEL + "/infer",
-        responses=problems.documented(*sorted(set(problems.STATUS.values()))),
+        responses=problems.documented_v2(*sorted(set(problems.STATUS.values()))),
         openapi_extra=INFER_SCHEMA,
     )
     async def infer(request: Request, name: str, version: str = VERSION) -> Response:
@@ -98,14 +98,14 @@ def _health(service: Service) -> APIRouter:
             {"name": "rapid-vit", "version": version("rapid-vit"), "extensions": EXTENSIONS}
         )
 
-    @router.get("/v2/health/live", responses=problems.documented(503))
+    @router.get("/v2/health/live", responses=problems.documented_v2(503))
     async def live() -> Response:
         """Alive: 200 unless the process should be restarted."""
         if service.lifecycle.phase is Phase.FAILED:
             raise NotReadyError("the device loop has failed; restart the process")
         return JSONResponse({"live": True})
 
-    @router.get("/v2/health/ready", responses=problems.documented(503))
+    @router.get("/v2/health/ready", responses=problems.documented_v2(503))
     async def ready() -> Response:
         """Ready: 200 while requests are welcome, 503 while loading or draining."""
         service.lifecycle.require_ready()
@@ -120,7 +120,7 @@ def _models(service: Service, settings: Settings) -> APIRouter:
         service.lifecycle.require_serving()
 
     router = APIRouter(
-        dependencies=[Depends(authorize)], responses=problems.documented(401, 404, 503)
+        dependencies=[Depends(authorize)], responses=problems.documented_v2(401, 404, 503)
     )
 
     @router.get("/v2/models")

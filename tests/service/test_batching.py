@@ -660,7 +660,8 @@ async def test_in_one_lane_the_expected_wait_is_what_it_takes(
         asked = now()
         expected_s = batcher.expected_wait_s("b", num_images, 1e6 + 1)
         await asyncio.gather(*(submit(batcher, 0.0, "b", due=1e6 + 1) for _ in range(num_images)))
-        assert now() - asked == pytest.approx(expected_s, abs=1e-6)
+        company_s = lane_s("b", max_batch_size) if num_waiting + num_images > max_batch_size else 0
+        assert -1e-6 <= expected_s - (now() - asked) <= company_s + 1e-6
 
 
 @settings(max_examples=200)
@@ -678,7 +679,8 @@ async def test_if_nobody_else_comes_nobody_waits_longer_than_expected(
     async with filled(waiting, max_batch_size, 0.1) as batcher:
         asked = now()
         expected_s = batcher.expected_wait_s(lane, num_images, 1e6 + due)
-        everything_s = batcher.backlog_s + num_images * lane_s(lane, 1)
+        alone_s = num_images * lane_s(lane, 1) + lane_s(lane, max_batch_size)
+        everything_s = batcher.backlog_s + alone_s
         jobs = [submit(batcher, 0.0, lane, due=1e6 + due) for _ in range(num_images)]
         await asyncio.gather(*jobs)
         assert now() - asked <= expected_s + 1e-6

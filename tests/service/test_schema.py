@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.schemas import BaseSchema
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from service.app import create_app
 from service.settings import Settings
@@ -42,6 +43,10 @@ def test_every_answer_is_one_that_the_document_describes(
     document: BaseSchema, method: str, path: str, mode: GenerationMode
 ) -> None:
     operation = document[path][method]
+    # 504 is the promised answer to a deadline of a nanosecond; for that check it is a crash.
+    excluded = [not_a_server_error]
+    if method == "post":  # no schema can say which bytes are a picture
+        excluded.append(positive_data_acceptance)
 
     @settings(
         max_examples=MAX_EXAMPLES,
@@ -52,8 +57,7 @@ def test_every_answer_is_one_that_the_document_describes(
     )
     @given(case=operation.as_strategy(generation_mode=mode))
     def check(case: schemathesis.Case) -> None:
-        # 504 is the promised answer to a deadline of a nanosecond; for that check it is a crash.
-        response = case.call_and_validate(excluded_checks=[not_a_server_error])
+        response = case.call_and_validate(excluded_checks=excluded)
         assert response.status_code < 500 or response.status_code == 504
 
     check()
