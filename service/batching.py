@@ -210,6 +210,11 @@ class Batcher(Generic[K]):
         return self._rest_s() + sum(self._lane_s(other, count) for other, count in ahead.items())
 
     @property
+    def num_inside(self) -> int:
+        """Images that wait or are being computed."""
+        return self.num_waiting + (len(self._running.jobs) if self._running else 0)
+
+    @property
     def backlog_s(self) -> float:
         """Forecast of the seconds until all that is inside has been computed."""
         waiting_s = sum(self._lane_s(lane, len(jobs)) for lane, jobs in self._lanes.items())

@@ -24,6 +24,10 @@ from service.models import Models, ServedModel, Variant
 from service.schemas import ClassifyParameters
 from service.tiers import Reduction, Tier
 
+PROMISED_SHARE = 0.7
+"""of a deadline: with work inside, a request that is expected to take longer is refused, because
+a queue that is full to the last millisecond is late with every disturbance"""
+
 
 @dataclass(frozen=True)
 class Service:
@@ -122,7 +126,11 @@ def _plan(
     decode_s = _expected_decode_s(service, model, pictures)
 
     def expected_s(reduction: Reduction) -> float:
-        wait_s = service.batcher.expected_wait_s(model.variant(*reduction), len(pictures), due)
+        variant = model.variant(*reduction)
+        wait_s = service.batcher.expected_wait_s(variant, len(pictures), due)
+        # What is still being decoded goes first too; of which tier it is does not matter much.
+        num_coming = service.admission.num_images - service.batcher.num_inside
+        wait_s += num_coming * service.computing.seconds(variant, 1)
         return monotonic() - call.arrival + decode_s + service.computing.caution * wait_s
 
     chosen = choice.choose(
@@ -133,7 +141,8 @@ def _plan(
         expected_s=expected_s,
     )
     call.tier = chosen.reduction.tier or CUSTOM_TIER
-    if service.batcher.num_waiting and call.arrival + chosen.expected_s > deadline:
+    promised_s = PROMISED_SHARE * (deadline - call.arrival)
+    if service.batcher.num_inside and chosen.expected_s > promised_s:
         raise service.admission.refusal(
             f"an answer is expected after {1000 * chosen.expected_s:.0f} ms, too late for a "
             f"deadline of {1000 * (deadline - call.arrival):g} ms"
