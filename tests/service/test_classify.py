@@ -250,18 +250,22 @@ async def test_whoever_stops_waiting_leaves_the_queue(
     app_client: AppClient, small_pngs: list[bytes]
 ) -> None:
     files = [("image", png) for png in small_pngs]
-    num_answered = 0
+    num_answered = num_refused = 0
     async with app_client(max_batch_size=1) as client:
         for deadline_ms in (2**i / 2 for i in range(12)):  # whatever the machine, one falls between
             params = {"deadline_ms": deadline_ms, "r": 0}
-            results = (await client.post(URL, files=files, params=params)).json()["results"]
+            response = await client.post(URL, files=files, params=params)
+            if response.status_code == 429:  # the device is still busy with the last one's image
+                num_refused += len(files)
+                continue
+            results = response.json()["results"]
             assert {item.get("status", 200) for item in results} <= {200, 504}
             num_answered += sum("predictions" in item for item in results)
             assert await metric(client, "rapid_queue_images") == 0
             assert await metric(client, "rapid_inflight_requests") == 0
         assert await metric(client, "rapid_images_total") == num_answered > 0
         num_late = await metric(client, "rapid_rejected_total", reason="deadline_exceeded")
-        assert num_answered + num_late == 12 * len(files)
+        assert num_answered + num_late + num_refused == 12 * len(files)
 
 
 async def test_a_full_service_refuses_at_once_and_answers_whom_it_let_in(
