@@ -21,7 +21,7 @@ def answer(outcome: Outcome, top_k: int | None, request_id: str) -> ClassifyResp
         schedule=list(variant.schedule),
         tokens=TokenCount(input=model.num_tokens, output=variant.num_output_tokens),
         predictions=rank(computed.logits, model.labels, top_k),
-        macs_ratio=round(variant.macs / model.dense_macs, 4),
+        macs_ratio=model.macs_ratio(variant),
         timing_ms=Timing(
             decode=_ms(outcome.decode_s),
             queue=_ms(computed.queue_s),

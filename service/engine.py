@@ -1,6 +1,7 @@
 """Run batches on one device, on its one worker thread."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from service.errors import OutOfDeviceMemoryError
 from service.models import Variant
+
+logger = logging.getLogger(__name__)
 
 
 def choose_device(name: str) -> torch.device:
@@ -49,14 +52,21 @@ class Engine:
         """Run a variant so that no client waits for what only the first run needs.
 
         Returns:
-            Seconds by batch size.
+            Seconds by batch size, of those that fit into the memory of the device.
+
+        Raises:
+            OutOfDeviceMemoryError: not even one image fits.
         """
         image = torch.zeros(*input_size)
         await self.forward(variant, [image])
         seconds = {}
         for size in batch_sizes:
             started = monotonic()
-            await self.forward(variant, [image] * size)
+            try:
+                await self.forward(variant, [image] * size)
+            except OutOfDeviceMemoryError:
+                logger.warning("out of device memory", extra={"batch_size": size})
+                continue
             seconds[size] = monotonic() - started
         return seconds
 

@@ -50,6 +50,15 @@ class Lifecycle:
         """Whether clients should take their next request elsewhere."""
         return self.phase in (Phase.LEAVING, Phase.DRAINING, Phase.FAILED)
 
+    def require_alive(self) -> None:
+        """Be able to answer at all.
+
+        Raises:
+            NotReadyError: the process should be restarted.
+        """
+        if self.phase is Phase.FAILED:
+            raise NotReadyError("the device loop has failed; restart the process")
+
     def require_ready(self) -> None:
         """Be ready for new traffic.
 

@@ -99,6 +99,10 @@ class ServedModel:
         """Share of held-out pictures that a calibrated tier answers as the unreduced model."""
         return self._calibrated[tier].agreement if tier in self._calibrated else None
 
+    def macs_ratio(self, variant: Variant) -> float:
+        """Multiply-adds of a variant over those of the unreduced model."""
+        return round(variant.macs / self.dense_macs, 4)
+
     def _patch(self, method: str, r: int | None, tier: Tier | None) -> Variant:
         module: Any = rapid_core.patch(
             self._module,

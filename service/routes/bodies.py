@@ -203,12 +203,21 @@ async def _parse_multipart(
         await form.close()
     if not images:
         raise InvalidParameterError(f"the form has no image; send a file field {IMAGE_FIELD!r}")
-    if len(images) > max_images:
+    check_num_images(len(images), max_images)
+    return images, _unique(fields)
+
+
+def check_num_images(num_images: int, max_images: int) -> None:
+    """Bound the images of one request.
+
+    Raises:
+        TooLargeError: there are more than `max_images`.
+    """
+    if num_images > max_images:
         raise TooLargeError(
-            f"{len(images)} images in one request; allowed are {max_images}, send the others in "
+            f"{num_images} images in one request; allowed are {max_images}, send the others in "
             "another request"
         )
-    return images, _unique(fields)
 
 
 async def _read_form(form: FormData) -> tuple[list[bytes], list[tuple[str, str]]]:

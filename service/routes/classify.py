@@ -56,7 +56,7 @@ def create_router(service: Service, settings: Settings) -> APIRouter:
         "/v1/classify",
         summary="Classify an image, or several",
         response_model=ClassifyResponse | ClassifyManyResponse,
-        responses=problems.documented(*sorted(set(problems.STATUS.values()))),
+        responses=problems.documented(*problems.ALL_STATUSES),
         openapi_extra=_request_schema(),
     )
     async def post_classify(request: Request) -> Response:

@@ -36,6 +36,17 @@ def presented_key(request: Request) -> str | None:
     return token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key")
 
 
+async def authorize(service: Service, request: Request) -> None:
+    """Let a client ask what is served.
+
+    Raises:
+        UnauthorizedError: it has none of the keys.
+        NotReadyError: the service is loading or going away.
+    """
+    service.api_keys.identify(presented_key(request))
+    service.lifecycle.require_serving()
+
+
 async def exchange(service: Service, settings: Settings, request: Request, work: Work) -> Response:
     """Read a request and have it worked on, unless its client leaves; count and log it."""
     call = Call(request.state.request_id, monotonic())

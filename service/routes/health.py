@@ -5,8 +5,6 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from service.classify import Service
-from service.errors import NotReadyError
-from service.lifecycle import Phase
 from service.routes import problems
 from service.schemas import Health
 
@@ -19,8 +17,7 @@ def create_router(service: Service) -> APIRouter:
     @router.get("/livez", response_model=Health, responses=problems.documented(503))
     async def livez() -> Response:
         """Alive: 200 unless the process should be restarted."""
-        if service.lifecycle.phase is Phase.FAILED:
-            raise NotReadyError("the device loop has failed; restart the process")
+        service.lifecycle.require_alive()
         return JSONResponse({"status": "alive"})
 
     @router.head("/readyz", include_in_schema=False)

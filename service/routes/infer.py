@@ -10,10 +10,10 @@ from starlette.datastructures import Headers
 from torch import Tensor
 
 from service.classify import Outcome
-from service.errors import InvalidParameterError, InvalidRequestError, TooLargeError
+from service.errors import InvalidParameterError, InvalidRequestError
 from service.models import ServedModel
 from service.ranking import rank
-from service.routes.bodies import from_base64
+from service.routes.bodies import check_num_images, from_base64
 from service.routes.model_documents import IMAGE, LOGITS, OUTPUTS, PIXELS, VERSION
 from service.routes.tensors import (
     LENGTH_HEADER,
@@ -67,11 +67,7 @@ def understand(body: bytes, headers: Headers, model: ServedModel, limits: Limits
     inflated = inflate(body, headers.get("content-encoding", "identity"), limits.max_bytes)
     request = parse(inflated, headers.get(LENGTH_HEADER), BARE_BODY)
     pictures = _pictures(request.inputs, model)
-    if len(pictures) > limits.max_images:
-        raise TooLargeError(
-            f"{len(pictures)} images in one request; allowed are {limits.max_images}, send the "
-            "others in another request"
-        )
+    check_num_images(len(pictures), limits.max_images)
     return Understood(
         request=request,
         pictures=pictures,
@@ -90,7 +86,7 @@ def respond(
     parameters: dict[str, str | int | float | bool] = {
         "method": choice.reduction.method,
         "reason": choice.reason,
-        "macs_ratio": round(variant.macs / model.dense_macs, 4),
+        "macs_ratio": model.macs_ratio(variant),
     }
     if choice.reduction.tier is not None:
         parameters["tier"] = choice.reduction.tier

@@ -1,32 +1,30 @@
 """GET /v1/models: what is loaded, and what each tier means for it."""
 
-from fastapi import APIRouter, Request
+from functools import partial
+
+from fastapi import APIRouter, Depends
 
 from service import tiers
 from service.classify import Service
 from service.models import ServedModel
 from service.routes import problems
-from service.routes.exchange import presented_key
+from service.routes.exchange import authorize
 from service.schemas import ModelInfo, ModelList, TierInfo, TokenCount
 from service.tiers import TIERS, Tier
 
 
 def create_router(service: Service) -> APIRouter:
     """The routes, for one service."""
-    router = APIRouter(tags=["models"])
+    router = APIRouter(tags=["models"], dependencies=[Depends(partial(authorize, service))])
 
     @router.get("/v1/models", responses=problems.documented(401, 503))
-    async def list_models(request: Request) -> ModelList:
+    async def list_models() -> ModelList:
         """All loaded models; the first is the default."""
-        service.api_keys.identify(presented_key(request))
-        service.lifecycle.require_serving()
         return ModelList(models=[_describe(service, model) for model in service.models])
 
     @router.get("/v1/models/{name:path}", responses=problems.documented(401, 404, 503))
-    async def show_model(request: Request, name: str) -> ModelInfo:
+    async def show_model(name: str) -> ModelInfo:
         """One loaded model."""
-        service.api_keys.identify(presented_key(request))
-        service.lifecycle.require_serving()
         return _describe(service, service.models.find(name))
 
     return router
@@ -56,6 +54,6 @@ def _describe_tier(model: ServedModel, tier: Tier) -> TierInfo:
         schedule=list(variant.schedule),
         tokens=TokenCount(input=model.num_tokens, output=variant.num_output_tokens),
         gmacs=round(variant.macs / 1e9, 3),
-        macs_ratio=round(variant.macs / model.dense_macs, 4),
+        macs_ratio=model.macs_ratio(variant),
         agreement=model.agreement(tier),
     )

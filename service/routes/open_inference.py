@@ -9,11 +9,10 @@ from fastapi.responses import JSONResponse
 
 from service.calls import Call
 from service.classify import Outcome, Service, classify
-from service.errors import ImageRejectedError, ModelNotFoundError, NotReadyError, TooLargeError
-from service.lifecycle import Phase
+from service.errors import ImageRejectedError, ModelNotFoundError, TooLargeError
 from service.models import ServedModel
 from service.routes import problems
-from service.routes.exchange import exchange, presented_key
+from service.routes.exchange import authorize, exchange
 from service.routes.infer import Limits, respond, understand
 from service.routes.model_documents import (
     EXTENSIONS,
@@ -59,12 +58,12 @@ def create_router(service: Service, settings: Settings) -> APIRouter:
 
     @router.post(
         VERSIONED + "/infer",
-        responses=problems.documented_v2(*sorted(set(problems.STATUS.values()))),
+        responses=problems.documented_v2(*problems.ALL_STATUSES),
         openapi_extra=INFER_SCHEMA,
     )
     @router.post(
         MODEL + "/infer",
-        responses=problems.documented_v2(*sorted(set(problems.STATUS.values()))),
+        responses=problems.documented_v2(*problems.ALL_STATUSES),
         openapi_extra=INFER_SCHEMA,
     )
     async def infer(request: Request, name: str, version: str = VERSION) -> Response:
@@ -101,8 +100,7 @@ def _health(service: Service) -> APIRouter:
     @router.get("/v2/health/live", responses=problems.documented_v2(503))
     async def live() -> Response:
         """Alive: 200 unless the process should be restarted."""
-        if service.lifecycle.phase is Phase.FAILED:
-            raise NotReadyError("the device loop has failed; restart the process")
+        service.lifecycle.require_alive()
         return JSONResponse({"live": True})
 
     @router.get("/v2/health/ready", responses=problems.documented_v2(503))
@@ -115,12 +113,9 @@ def _health(service: Service) -> APIRouter:
 
 
 def _models(service: Service, settings: Settings) -> APIRouter:
-    def authorize(request: Request) -> None:
-        service.api_keys.identify(presented_key(request))
-        service.lifecycle.require_serving()
-
     router = APIRouter(
-        dependencies=[Depends(authorize)], responses=problems.documented_v2(401, 404, 503)
+        dependencies=[Depends(partial(authorize, service))],
+        responses=problems.documented_v2(401, 404, 503),
     )
 
     @router.get("/v2/models")

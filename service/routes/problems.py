@@ -3,7 +3,7 @@
 The one table from error to status.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
@@ -32,10 +32,21 @@ STATUS: dict[type[ServiceError], int] = {
     errors.DeadlineExceededError: 504,
 }
 
+ALL_STATUSES = sorted(set(STATUS.values()))
+"""what a request for work may be answered with if not with success."""
+
 MEDIA_TYPE = "application/problem+json"
 OPEN_INFERENCE = "/v2"
+OPEN_INFERENCE_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": {"type": "string"}},
+}
 LONGEST_DETAIL = 500
 """characters; what a client sent may be quoted in it"""
+
+Documented = dict[int | str, dict[str, object]]
+"""status -> its entry in `/openapi.json`"""
 
 
 def problem(request: Request, error: ServiceError) -> Problem:
@@ -45,10 +56,10 @@ def problem(request: Request, error: ServiceError) -> Problem:
 
 def problem_response(request: Request, error: ServiceError) -> JSONResponse:
     """Answer a request with an error."""
-    return _response(problem(request, error), headers_of(error))
+    return _response(problem(request, error), _headers(error))
 
 
-def headers_of(error: ServiceError) -> dict[str, str]:
+def _headers(error: ServiceError) -> dict[str, str]:
     """Headers that go with an error."""
     headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
     if isinstance(error, errors.UnauthorizedError):
@@ -58,31 +69,15 @@ def headers_of(error: ServiceError) -> dict[str, str]:
     return headers
 
 
-def documented(*statuses: int) -> dict[int | str, dict[str, object]]:
+def documented(*statuses: int) -> Documented:
     """What `/openapi.json` says of these statuses."""
-    return {
-        status: {
-            "description": HTTPStatus(status).phrase,
-            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-        }
-        for status in statuses
-    }
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return _documented(statuses, content)
 
 
-def documented_v2(*statuses: int) -> dict[int | str, dict[str, object]]:
+def documented_v2(*statuses: int) -> Documented:
     """What `/openapi.json` says of these statuses under `/v2`."""
-    schema = {
-        "type": "object",
-        "required": ["error"],
-        "properties": {"error": {"type": "string"}},
-    }
-    return {
-        status: {
-            "description": HTTPStatus(status).phrase,
-            "content": {"application/json": {"schema": schema}},
-        }
-        for status in statuses
-    }
+    return _documented(statuses, {"application/json": {"schema": OPEN_INFERENCE_ERROR}})
 
 
 def install(app: FastAPI) -> None:
@@ -107,6 +102,13 @@ def install(app: FastAPI) -> None:
     async def _(request: Request, _: Exception) -> JSONResponse:
         detail = "an unexpected error; it was logged under the request id"
         return _response(_problem(request, 500, detail, "internal"), None)
+
+
+def _documented(statuses: Iterable[int], content: object) -> Documented:
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": content}
+        for status in statuses
+    }
 
 
 def _problem(request: Request, status: int, detail: str, code: str) -> Problem:

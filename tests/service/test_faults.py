@@ -136,6 +136,17 @@ async def test_a_batch_that_does_not_fit_is_split_until_it_does(
 
 
 @pytest.mark.anyio
+async def test_a_batch_that_does_not_fit_at_start_does_not_keep_the_service_from_starting(
+    app_client: AppClient, owl: bytes, memory_for: list[int]
+) -> None:
+    memory_for.append(3)
+    async with app_client(max_wait_ms=500) as client:
+        answers = await asyncio.gather(*(client.post("/v1/classify", content=owl) for _ in "1234"))
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert {answer.json()["batch_size"] for answer in answers} <= {1, 2, 3}
+
+
+@pytest.mark.anyio
 async def test_an_image_that_does_not_fit_at_all_is_told_so(
     app_client: AppClient, owl: bytes, memory_for: list[int]
 ) -> None:
