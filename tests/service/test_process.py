@@ -19,48 +19,16 @@ from tests.conftest import Server
 pytestmark = pytest.mark.e2e
 
 
-def test_sigterm_finishes_accepted_work_and_exits_with_0(tiny_model: Path, owl: bytes) -> None:
-    server = Server(RAPID_MODELS=str(tiny_model), RAPID_NUM_THREADS="1", RAPID_DRAIN_DELAY_S="0")
-    server.wait_until_ready()
-    answers: list[int | str] = []
-    under_load = threading.Event()
-
-    def client() -> None:
-        with httpx.Client(base_url=server.url, timeout=60) as http:
-            while True:
-                try:
-                    status = http.post("/v1/classify", files={"image": owl}).status_code
-                except httpx.ConnectError:
-                    return  # the listener is closed: nothing of ours was accepted
-                except httpx.TransportError as exc:
-                    answers.append(repr(exc))
-                    return
-                answers.append(status)
-                if len(answers) >= 20:
-                    under_load.set()
-                if status == 503:
-                    return
-
-    clients = [threading.Thread(target=client) for _ in range(4)]
-    for thread in clients:
-        thread.start()
-    assert under_load.wait(60)
-    status, output = server.stop()
-    for thread in clients:
-        thread.join(60)
-    assert status == 0, output
-    assert set(answers) <= {200, 503}
-    assert "Traceback" not in output
-
-
 @contextmanager
-def under_load(server: Server, image: bytes) -> Iterator[list[httpx.Response | str]]:
+def under_load(
+    server: Server, image: bytes, *, keep_alive: bool = False
+) -> Iterator[list[httpx.Response | str]]:
     """Four clients that ask until the listener is closed; all that they got."""
     answers: list[httpx.Response | str] = []
 
     def client() -> None:
-        new_every_time = httpx.Limits(max_keepalive_connections=0)
-        with httpx.Client(base_url=server.url, timeout=60, limits=new_every_time) as http:
+        limits = httpx.Limits(max_keepalive_connections=1 if keep_alive else 0)
+        with httpx.Client(base_url=server.url, timeout=60, limits=limits) as http:
             while True:
                 try:
                     answers.append(http.post("/v1/classify", files={"image": image}))
@@ -106,6 +74,15 @@ def wait_until_leaving(server: Server) -> httpx.Response:
     while (response := httpx.get(f"{server.url}/readyz")).status_code == 200:
         time.sleep(0.01)
     return response
+
+
+def test_sigterm_finishes_accepted_work_and_exits_with_0(tiny_model: Path, owl: bytes) -> None:
+    server = start(tiny_model, drain_delay_s=0)
+    with under_load(server, owl, keep_alive=True) as answers:
+        status, output = server.stop()
+    assert status == 0, output
+    expect_all_answered(answers, output)
+    assert "Traceback" not in output
 
 
 @pytest.mark.slow
