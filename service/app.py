@@ -4,30 +4,37 @@ import asyncio
 import logging
 import math
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
+from torch import Tensor
 
-from service import api_keys, models, tiers
+from service import api_keys
 from service.admission import Admission
 from service.api_keys import ApiKeys
-from service.batching import Batcher, BatchPolicy, Finished, Hooks
+from service.batch_policy import DISPATCH_REASONS, BatchPolicy, SpareTime
+from service.batching import Batcher, Finished, Hooks
 from service.brownout import Brownout
+from service.calls import PHASES
 from service.classify import Service
-from service.engine import Engine, choose_device
+from service.engine import MEMORY_KINDS, Engine, choose_device
 from service.forecast import Forecast, Line
 from service.lifecycle import Lifecycle, Phase
 from service.metrics import Metrics
-from service.models import Models, ServedModel, Variant
+from service.models import Models, Variant
+from service.probe import Probe
 from service.routes import classify, health, open_inference, problems
 from service.routes import models as model_routes
 from service.routes.envelope import Envelope
 from service.settings import Settings
+from service.shadow import Shadow
+from service.startup import load_and_probe
 
 logger = logging.getLogger(__name__)
 
@@ -62,11 +69,13 @@ def create_app(
         version("rapid-vit"), version("torch"), version("timm"), str(device)
     ).set(1)
     service = _build_service(settings, engine, metrics, lifecycle or Lifecycle())
+    probe = _build_probe(service)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         tasks = [
-            asyncio.create_task(_load(service, settings, engine)),
+            asyncio.create_task(load_and_probe(service, settings, engine, probe)),
+            asyncio.create_task(service.shadow.run()),
             asyncio.create_task(service.batcher.run()),
             asyncio.create_task(service.batcher.watch(settings.batch_timeout_s)),
         ]
@@ -105,8 +114,11 @@ def _build_service(
 
     def on_batch(batch: Finished[Variant]) -> None:
         computing.observe(batch.lane, batch.num_images, batch.seconds)
-        metrics.batch_size.labels(batch.lane.model, batch.lane.method).observe(batch.num_images)
         metrics.dispatches.labels(batch.reason).inc()
+        metrics.device_busy.labels("spare" if batch.is_spare else "clients").inc(batch.seconds)
+        if batch.is_spare:
+            return
+        metrics.batch_size.labels(batch.lane.model, batch.lane.method).observe(batch.num_images)
         served.find(batch.lane.model).statistics.executed(batch.num_images, batch.seconds)
 
     def pressure() -> float:
@@ -118,16 +130,23 @@ def _build_service(
         engine.forward,
         BatchPolicy(settings.max_batch_size, settings.max_wait_ms / 1000),
         Hooks(computing.seconds, on_batch, lambda: lifecycle.phase is Phase.DRAINING),
+        spare_time=SpareTime(settings.spare_share),
     )
     admission = Admission(
         max_images=settings.max_queue_images,
         max_bytes=settings.max_queue_bytes,
         retry_after_s=lambda: max(1, math.ceil(batcher.backlog_s)),
     )
-    metrics.queue_images.set_function(lambda: batcher.num_waiting)
-    metrics.saturation.set_function(pressure)
     brownout = Brownout(pressure if settings.brownout == "on" else lambda: 0.0)
+    metrics.queue_images.set_function(lambda: batcher.num_waiting)
+    metrics.running_batch.set_function(lambda: batcher.running_s)
+    metrics.saturation.set_function(pressure)
     metrics.brownout_level.set_function(brownout.level)
+    metrics.ready.set_function(lambda: lifecycle.phase is Phase.READY)
+    metrics.probe_interval.set(settings.probe_interval_s)
+    for kind in MEMORY_KINDS:
+        metrics.device_memory.labels(kind).set_function(partial(engine.memory_bytes, kind))
+    _start_at_zero(metrics)
     num_decoders = settings.decode_threads or os.cpu_count() or 1
     return Service(
         models=served,
@@ -138,13 +157,35 @@ def _build_service(
         num_decoders=num_decoders,
         decoding=Forecast(max_size=BYTES_OF_A_PHOTO, guess=DECODING),
         batcher=batcher,
+        shadow=Shadow(batcher, metrics, fraction=settings.shadow_fraction),
         computing=computing,
         brownout=brownout,
         metrics=metrics,
         default_tier=settings.default_tier,
         default_deadline_ms=settings.deadline_ms,
         max_pixels=settings.max_pixels,
+        max_batch_size=settings.max_batch_size,
     )
+
+
+def _start_at_zero(metrics: Metrics) -> None:
+    """A counter that appears with its first event hides that event from Prometheus' rate()."""
+    for reason in DISPATCH_REASONS:
+        metrics.dispatches.labels(reason)
+    for phase in PHASES:
+        metrics.cancelled.labels(phase)
+    for error in problems.STATUS:
+        metrics.rejected.labels(error.code)
+    for work in ("clients", "spare"):
+        metrics.device_busy.labels(work)
+
+
+def _build_probe(service: Service) -> Probe:
+    async def infer(variant: Variant, pictures: Sequence[Tensor]) -> list[Tensor]:
+        answers = [await service.batcher.submit_spare(variant, pixels) for pixels in pictures]
+        return [answer.logits for answer in answers]
+
+    return Probe(infer, service.decoders, service.metrics, max_pixels=service.max_pixels)
 
 
 def _read_keys(settings: Settings) -> ApiKeys:
@@ -152,33 +193,6 @@ def _read_keys(settings: Settings) -> ApiKeys:
     return ApiKeys(
         api_keys.read(Path(path)) if path else {},
         max_requests_per_key=settings.max_requests_per_key,
-    )
-
-
-async def _load(service: Service, settings: Settings, engine: Engine) -> None:
-    """Load every model and run every tier once; then the service is ready."""
-    sizes = sorted({1, settings.max_batch_size})
-    for setting in settings.models:
-        model = await asyncio.to_thread(models.load, setting, engine.device)
-        for tier in settings.warmup_tiers:
-            variant = model.variant(*tiers.of_tier(model.limits, tier))
-            service.computing.seed(variant, await engine.warm_up(variant, model.input_size, sizes))
-        _announce(service, model)
-    service.lifecycle.loaded()
-    logger.info("ready")
-
-
-def _announce(service: Service, model: ServedModel) -> None:
-    service.models.add(model)
-    service.metrics.model_ready.labels(model.name).set(1)
-    logger.info(
-        "model ready",
-        extra={
-            "model": model.name,
-            "architecture": model.architecture,
-            "num_classes": len(model.labels),
-            "num_tokens": model.num_tokens,
-        },
     )
 
 

@@ -11,12 +11,14 @@ import itertools
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Literal, NamedTuple, TypeVar, get_args
+from typing import Generic, NamedTuple, TypeVar
 
 from torch import Tensor
 
+from service.batch_policy import BatchPolicy, DispatchReason, SpareTime
 from service.errors import (
     DeviceStuckError,
     InferenceError,
@@ -27,11 +29,6 @@ from service.errors import (
 
 K = TypeVar("K")
 logger = logging.getLogger(__name__)
-
-DispatchReason = Literal["full", "idle", "wait", "deadline", "drain"]
-"""Why a batch starts: it is full; the device is free and waits for nobody; `max_wait_s` is over;
-an image could not be in time otherwise; the service is shutting down."""
-DISPATCH_REASONS: tuple[DispatchReason, ...] = get_args(DispatchReason)
 
 
 class Answer(NamedTuple):
@@ -46,35 +43,6 @@ class Answer(NamedTuple):
     batch_size: int
 
 
-class BatchPolicy(NamedTuple):
-    """When a lane becomes a batch."""
-
-    max_batch_size: int
-    """most images in one."""
-    max_wait_s: float = 0.0
-    """how long the oldest image of a lane waits for company while the device is free."""
-
-    def due(
-        self, num_waiting: int, *, age_s: float, slack_s: float, is_draining: bool
-    ) -> tuple[float, DispatchReason]:
-        """Seconds until a lane's batch starts on a free device, 0.0 meaning now, and why then.
-
-        Args:
-            num_waiting: images in the lane, at least one.
-            age_s: how long the oldest of them has waited.
-            slack_s: how much longer the most urgent of them can wait and still be in time.
-            is_draining: nobody else will come.
-        """
-        if num_waiting >= self.max_batch_size:
-            return 0.0, "full"
-        if is_draining:
-            return 0.0, "drain"
-        if self.max_wait_s == 0:
-            return 0.0, "idle"
-        rest_s = self.max_wait_s - age_s
-        return (max(0.0, slack_s), "deadline") if slack_s < rest_s else (max(0.0, rest_s), "wait")
-
-
 class Finished(NamedTuple, Generic[K]):
     """A batch that was computed, for whoever counts."""
 
@@ -82,6 +50,11 @@ class Finished(NamedTuple, Generic[K]):
     num_images: int
     seconds: float
     reason: DispatchReason
+
+    @property
+    def is_spare(self) -> bool:
+        """Whether no client waited for it."""
+        return self.reason == "spare"
 
 
 @dataclass(order=True, slots=True)
@@ -108,6 +81,11 @@ class _Batch(NamedTuple, Generic[K]):
     reason: DispatchReason
     started: float
 
+    @property
+    def is_spare(self) -> bool:
+        """Whether no client waits for it."""
+        return self.reason == "spare"
+
 
 Forward = Callable[[K, Sequence[Tensor]], Awaitable[Sequence[Tensor]]]
 """(lane, B images (3, H, W)) -> B rows of logits (K,)."""
@@ -133,6 +111,7 @@ class Batcher(Generic[K]):
         policy: BatchPolicy,
         hooks: Hooks[K],
         *,
+        spare_time: SpareTime | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare an empty batcher.
@@ -141,12 +120,15 @@ class Batcher(Generic[K]):
             forward: runs one batch; one call at a time.
             policy: when a lane becomes a batch.
             hooks: whom to ask and tell.
+            spare_time: when the device may work for `submit_spare`.
             clock: seconds, monotonic; deadlines are on it.
         """
         self._forward = forward
         self._policy = policy
         self._expected_s, self._on_batch, self._is_draining = hooks
+        self._spare_time = spare_time or SpareTime()
         self._clock = clock
+        self._spare: deque[tuple[K, Job]] = deque()
         self._lanes: dict[K, list[Job]] = {}
         self._running: _Batch[K] | None = None
         self._work = asyncio.Event()
@@ -180,17 +162,45 @@ class Batcher(Generic[K]):
             InferenceError: the batch failed.
             NotReadyError: the batcher was closed.
         """
-        if self._closed:
-            raise _shutting_down()
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        number = next(self._numbers)
-        job = Job(due, number, deadline, pixels, self._clock(), on_start, answer)
+        job = self._job(pixels, due, deadline, on_start)
         self._put(lane, job)
         try:
-            return await answer
+            return await job.answer
         except asyncio.CancelledError:
             self._forget(lane, job)
             raise
+
+    async def submit_spare(self, lane: K, pixels: Tensor) -> Answer:
+        """Wait for the answer to one image (3, H, W) that the device computes when it has time.
+
+        It gets a batch of its own, and that only while no client's image waits.
+
+        Raises:
+            OutOfDeviceMemoryError: it does not fit into the memory of the device.
+            InferenceError: the batch failed.
+            NotReadyError: the batcher was closed.
+        """
+        job = self._job(pixels, math.inf, math.inf, lambda: None)
+        self._spare.append((lane, job))
+        self._work.set()
+        try:
+            return await job.answer
+        except asyncio.CancelledError:
+            self._spare = deque(entry for entry in self._spare if entry[1] is not job)
+            raise
+
+    def _job(
+        self, pixels: Tensor, due: float, deadline: float, on_start: Callable[[], None]
+    ) -> Job:
+        """Make a job.
+
+        Raises:
+            NotReadyError: the batcher was closed.
+        """
+        if self._closed:
+            raise _shutting_down()
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        return Job(due, next(self._numbers), deadline, pixels, self._clock(), on_start, answer)
 
     def expected_wait_s(self, lane: K, num_images: int, due: float) -> float:
         """Forecast for images that came now: seconds until all of them are answered.
@@ -211,8 +221,14 @@ class Batcher(Generic[K]):
 
     @property
     def num_inside(self) -> int:
-        """Images that wait or are being computed."""
-        return self.num_waiting + (len(self._running.jobs) if self._running else 0)
+        """Images of clients that wait or are being computed."""
+        running = self._running
+        return self.num_waiting + (0 if running is None or running.is_spare else len(running.jobs))
+
+    @property
+    def running_s(self) -> float:
+        """Seconds for which the present batch has been running; 0.0 if there is none."""
+        return 0.0 if self._running is None else self._clock() - self._running.started
 
     @property
     def backlog_s(self) -> float:
@@ -242,7 +258,7 @@ class Batcher(Generic[K]):
         while True:
             await asyncio.sleep(max_batch_s / 10)
             batch = self._running
-            if batch is not None and self._clock() - batch.started > max_batch_s:
+            if batch is not None and self.running_s > max_batch_s:
                 self._close()
                 raise DeviceStuckError(
                     f"a batch of {len(batch.jobs)} images has not ended within {max_batch_s:g} s"
@@ -255,7 +271,9 @@ class Batcher(Generic[K]):
             _fail(self._running.jobs, _shutting_down)
         for jobs in self._lanes.values():
             _fail(jobs, _shutting_down)
+        _fail([job for _, job in self._spare], _shutting_down)
         self._lanes.clear()
+        self._spare.clear()
         self.num_waiting = 0
 
     def _rest_s(self) -> float:
@@ -263,7 +281,7 @@ class Batcher(Generic[K]):
         if self._running is None:
             return 0.0
         expected_s = self._expected_s(self._running.lane, len(self._running.jobs))
-        return max(0.0, expected_s - (self._clock() - self._running.started))
+        return max(0.0, expected_s - self.running_s)
 
     def _lane_s(self, lane: K, num_images: int) -> float:
         """Forecast for so many images of one lane."""
@@ -283,9 +301,20 @@ class Batcher(Generic[K]):
             wait_s, reason = self._due(lane, jobs, now)
             if (wait_s, jobs[0].due) < best_key:
                 best, best_key = (lane, reason), (wait_s, jobs[0].due)
-        if best is None or best_key[0] > 0:
+        if best is None:
+            return self._next_spare(now)
+        if best_key[0] > 0:
             return None, best_key[0]
         return _Batch(best[0], self._take(best[0], now), best[1], now), 0.0
+
+    def _next_spare(self, now: float) -> tuple[_Batch[K] | None, float]:
+        """The same, for when no client waits."""
+        if not self._spare or self._is_draining():
+            return None, math.inf
+        if (wait_s := self._spare_time.wait_s(now)) > 0:
+            return None, wait_s
+        lane, job = self._spare.popleft()
+        return _Batch(lane, [job], "spare", now), 0.0
 
     def _due(self, lane: K, jobs: list[Job], now: float) -> tuple[float, DispatchReason]:
         if self._policy.max_wait_s == 0:
@@ -382,6 +411,9 @@ class Batcher(Generic[K]):
                     job.answer.set_result(Answer(logits, queue_s, seconds, len(batch.jobs)))
         finally:
             self._running = None
+            self._spare_time.used(
+                started=batch.started, ended=self._clock(), is_spare=batch.is_spare
+            )
 
     def _split(self, batch: _Batch[K], error: OutOfDeviceMemoryError) -> None:
         """Put a batch that did not fit back, and form none larger than its half from now on."""

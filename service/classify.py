@@ -22,6 +22,7 @@ from service.lifecycle import Lifecycle
 from service.metrics import CUSTOM_TIER, Metrics
 from service.models import Models, ServedModel, Variant
 from service.schemas import ClassifyParameters
+from service.shadow import Sample, Shadow
 from service.tiers import Reduction, Tier
 
 PROMISED_SHARE = 0.7
@@ -42,6 +43,7 @@ class Service:
     decoding: Forecast
     """of the seconds to decode so many bytes"""
     batcher: Batcher[Variant]
+    shadow: Shadow
     computing: Forecast
     """of the seconds to compute a batch of so many images"""
     brownout: Brownout
@@ -49,6 +51,7 @@ class Service:
     default_tier: Tier
     default_deadline_ms: float
     max_pixels: int
+    max_batch_size: int
 
 
 class Plan(NamedTuple):
@@ -175,6 +178,7 @@ async def _classify_one(
         raise InferenceError("the model gave logits that are not finite")
     outcome = Outcome(plan, answer, decode_s, monotonic() - call.arrival)
     _observe(service.metrics, call, outcome)
+    service.shadow.offer(Sample(plan.model, plan.variant, call.tier, pixels, answer.logits))
     return outcome
 
 
@@ -222,7 +226,11 @@ def _check_top_k(model: ServedModel, top_k: int | None) -> None:
 def _observe(metrics: Metrics, call: Call, outcome: Outcome) -> None:
     labels = (call.model, call.tier)
     answer = outcome.answer
+    variant = outcome.plan.variant
     metrics.images.labels(*labels).inc()
+    metrics.macs.labels(*labels).inc(variant.macs)
+    metrics.tokens.labels(*labels, "kept").inc(variant.num_output_tokens)
+    metrics.tokens.labels(*labels, "removed").inc(sum(variant.schedule))
     metrics.decode_seconds.labels(call.model).observe(outcome.decode_s)
     metrics.queue_seconds.labels(*labels).observe(answer.queue_s)
     metrics.inference_seconds.labels(*labels).observe(answer.inference_s)

@@ -5,13 +5,17 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
+from typing import Literal, get_args
 
+import psutil
 import torch
 from torch import Tensor
 
 from service.errors import OutOfDeviceMemoryError
 from service.models import Variant
 
+MemoryKind = Literal["used", "total"]
+MEMORY_KINDS: tuple[MemoryKind, ...] = get_args(MemoryKind)
 logger = logging.getLogger(__name__)
 
 
@@ -69,6 +73,18 @@ class Engine:
                 continue
             seconds[size] = monotonic() - started
         return seconds
+
+    def memory_bytes(self, kind: MemoryKind) -> int:
+        """Bytes of memory that are used, or that there are in all.
+
+        Of a GPU: by anyone, on the whole device. Of the CPU: by this process, of the machine's.
+        """
+        if self.device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(self.device)
+            return total - free if kind == "used" else total
+        used: int = psutil.Process().memory_info().rss
+        total_bytes: int = psutil.virtual_memory().total
+        return used if kind == "used" else total_bytes
 
     def close(self, *, wait: bool) -> None:
         """End the thread, after the running batch if there is time to wait for it."""

@@ -1,10 +1,14 @@
 """Every counter, gauge and histogram. Base units; labels come from short closed lists."""
 
+from functools import partial
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
+    PlatformCollector,
+    ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
@@ -12,131 +16,167 @@ from prometheus_client import (
 disable_created_metrics()  # type: ignore[no-untyped-call] # a second series beside each one, that no panel reads
 
 SECONDS = (
-    0.0005,
-    0.001,
-    0.002,
-    0.004,
-    0.008,
-    0.015,
-    0.03,
-    0.06,
-    0.125,
-    0.25,
-    0.5,
-    1,
-    2,
-    4,
-    8,
-    15,
-    30,
+    *(0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.125, 0.25, 0.5),
+    *(1, 2, 4, 8, 15, 30),
 )
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 CUSTOM_TIER = "custom"
 """the `tier` label of requests that name r themselves."""
+
+BY_TIER = ("model", "tier")
+BY_PROBE = ("model", "method", "tier")
 
 
 class Metrics:
     """The metrics of one service, on a registry of their own."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        """Register everything."""
+        """Register everything, and what the process itself costs."""
         self._registry = registry
-        by_tier = ("model", "tier")
-        self.requests = Counter(
-            "rapid_requests_total",
-            "Requests answered, by HTTP status.",
-            (*by_tier, "code"),
-            registry=registry,
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        self._count_requests(registry)
+        self._count_batches(registry)
+        self._count_probes(registry)
+        self._describe_process(registry)
+
+    def _count_requests(self, registry: CollectorRegistry) -> None:
+        counter = partial(Counter, registry=registry)
+        seconds = partial(Histogram, buckets=SECONDS, registry=registry)
+        self.requests = counter(
+            "rapid_requests_total", "Requests answered, by HTTP status.", (*BY_TIER, "code")
         )
-        self.request_seconds = Histogram(
+        self.request_seconds = seconds(
             "rapid_request_duration_seconds",
             "From the arrival of a request to its answer.",
-            by_tier,
-            buckets=SECONDS,
-            registry=registry,
+            BY_TIER,
         )
-        self.decode_seconds = Histogram(
+        self.decode_seconds = seconds(
             "rapid_decode_duration_seconds",
             "Decoding and resizing one image, waiting for a decoding thread included.",
             ("model",),
-            buckets=SECONDS,
-            registry=registry,
         )
-        self.queue_seconds = Histogram(
+        self.queue_seconds = seconds(
             "rapid_queue_duration_seconds",
             "From the decoded image to the start of its batch.",
-            by_tier,
-            buckets=SECONDS,
-            registry=registry,
+            BY_TIER,
         )
-        self.inference_seconds = Histogram(
+        self.inference_seconds = seconds(
             "rapid_inference_duration_seconds",
             "Computing the batch that an image was in.",
-            by_tier,
-            buckets=SECONDS,
-            registry=registry,
+            BY_TIER,
         )
-        self.batch_size = Histogram(
-            "rapid_batch_size",
-            "Images in a batch.",
-            ("model", "method"),
-            buckets=BATCH_SIZES,
-            registry=registry,
+        self.images = counter("rapid_images_total", "Images classified.", BY_TIER)
+        self.tokens = counter(
+            "rapid_tokens_total",
+            "Tokens of classified images that came out of the last block, or were removed before.",
+            (*BY_TIER, "kind"),
         )
-        self.images = Counter(
-            "rapid_images_total", "Images classified.", by_tier, registry=registry
+        self.macs = counter(
+            "rapid_macs_total", "Multiply-adds done for classified images.", BY_TIER
         )
-        self.rejected = Counter(
-            "rapid_rejected_total",
-            "Images and requests refused, by error code.",
-            ("reason",),
-            registry=registry,
+        self.choices = counter(
+            "rapid_choices_total",
+            "Requests by the tier that was chosen for them, and why.",
+            (*BY_TIER, "reason"),
         )
-        self.cancelled = Counter(
+        self.rejected = counter(
+            "rapid_rejected_total", "Images and requests refused, by error code.", ("reason",)
+        )
+        self.cancelled = counter(
             "rapid_cancelled_total",
             "Requests whose client left before the answer, by how far they had come.",
             ("phase",),
-            registry=registry,
-        )
-        self.choices = Counter(
-            "rapid_choices_total",
-            "Requests by the tier that was chosen for them, and why.",
-            (*by_tier, "reason"),
-            registry=registry,
-        )
-        self.dispatches = Counter(
-            "rapid_batch_dispatch_total",
-            "Batches by what made them start.",
-            ("reason",),
-            registry=registry,
-        )
-        self.saturation = Gauge(
-            "rapid_saturation_ratio",
-            "How close the service is to refusing requests, 0 to 1.",
-            registry=registry,
-        )
-        self.brownout_level = Gauge(
-            "rapid_brownout_level",
-            "Tiers by which requests that allow it are lowered.",
-            registry=registry,
-        )
-        self.queue_images = Gauge(
-            "rapid_queue_images", "Images that wait for their batch.", registry=registry
         )
         self.inflight_requests = Gauge(
             "rapid_inflight_requests", "Requests being answered.", registry=registry
         )
-        self.model_ready = Gauge(
-            "rapid_model_ready",
-            "1 once the model is loaded and warm.",
-            ("model",),
+
+    def _count_batches(self, registry: CollectorRegistry) -> None:
+        counter = partial(Counter, registry=registry)
+        gauge = partial(Gauge, registry=registry)
+        self.batch_size = Histogram(
+            "rapid_batch_size",
+            "Images of clients in a batch.",
+            ("model", "method"),
+            buckets=BATCH_SIZES,
             registry=registry,
         )
-        self.build_info = Gauge(
+        self.dispatches = counter(
+            "rapid_batch_dispatch_total", "Batches by what made them start.", ("reason",)
+        )
+        self.device_busy = counter(
+            "rapid_device_busy_seconds_total",
+            "Time that the device spent on batches, for clients or on probes.",
+            ("work",),
+        )
+        self.running_batch = gauge(
+            "rapid_running_batch_seconds", "How long the present batch has been running; 0: none."
+        )
+        self.queue_images = gauge("rapid_queue_images", "Images that wait for their batch.")
+        self.saturation = gauge(
+            "rapid_saturation_ratio", "How close the service is to refusing requests, 0 to 1."
+        )
+        self.brownout_level = gauge(
+            "rapid_brownout_level", "Tiers by which requests that allow it are lowered."
+        )
+
+    def _count_probes(self, registry: CollectorRegistry) -> None:
+        counter = partial(Counter, registry=registry)
+        gauge = partial(Gauge, registry=registry)
+        self.probe_accuracy = gauge(
+            "rapid_probe_accuracy_ratio",
+            "Share of the probe pictures whose label was among the k best answers.",
+            (*BY_PROBE, "k"),
+        )
+        self.probe_agreement = gauge(
+            "rapid_probe_agreement_ratio",
+            "Share of the probe pictures with the unreduced model's best answer.",
+            BY_PROBE,
+        )
+        self.probe_baseline = gauge(
+            "rapid_probe_baseline_accuracy_ratio",
+            "The same as `rapid probe --baseline` measured when the model was known to be good.",
+            (*BY_PROBE, "k"),
+        )
+        self.probe_samples = counter(
+            "rapid_probe_samples_total", "Probe pictures classified.", BY_PROBE
+        )
+        self.probe_last_success = gauge(
+            "rapid_probe_last_success_timestamp_seconds",
+            "Unix time at which a probe of all tiers was last completed.",
+            ("model",),
+        )
+        self.probe_interval = gauge(
+            "rapid_probe_interval_seconds", "Setting: from one probe to the next; 0: only at start."
+        )
+        self.shadow_samples = counter(
+            "rapid_shadow_samples_total",
+            "Answers to clients that were compared with the unreduced model's.",
+            BY_PROBE,
+        )
+        self.shadow_agreement = counter(
+            "rapid_shadow_agreement_total", "Those of them with the same best label.", BY_PROBE
+        )
+        self.shadow_dropped = counter(
+            "rapid_shadow_dropped_total", "Answers not compared, as the device had no spare time."
+        )
+
+    def _describe_process(self, registry: CollectorRegistry) -> None:
+        gauge = partial(Gauge, registry=registry)
+        self.ready = gauge("rapid_ready", "1 while `/readyz` says so.")
+        self.model_ready = gauge(
+            "rapid_model_ready", "1 once the model is loaded and warm.", ("model",)
+        )
+        self.device_memory = gauge(
+            "rapid_device_memory_bytes",
+            "Memory of the device; of the CPU, what this process uses and what the machine has.",
+            ("kind",),
+        )
+        self.build_info = gauge(
             "rapid_build_info",
             "Always 1; the labels say what is running.",
             ("version", "torch", "timm", "device"),
-            registry=registry,
         )
 
     def render(self) -> bytes:

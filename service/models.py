@@ -1,6 +1,6 @@
 """Weights -> one runner per (method, r), over one copy of the weights."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import rapid_core
 from service import timm_models
 from service.errors import ModelLoadError, ModelNotFoundError
+from service.measured import Measured
 from service.model_statistics import ModelStatistics
 from service.tiers import CALIBRATED_METHOD, ReductionRange, Tier
 from service.timm_models import LoadedModel
@@ -46,6 +47,8 @@ class ServedModel:
         """
         self.name = name
         self.statistics = ModelStatistics()
+        self.measured: Mapping[Tier, Measured] = {}
+        """what the last complete probe found"""
         self.architecture = loaded.architecture
         self.labels = loaded.labels
         self.input_size = loaded.input_size

@@ -125,6 +125,23 @@ class ClassifyManyResponse(BaseModel):
     results: list[ClassifyResponse | Problem]
 
 
+class ShareInfo(BaseModel):
+    """A share of some pictures, with its 95 % Wilson interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class MeasuredTier(BaseModel):
+    """What the last complete probe found."""
+
+    num_pictures: int
+    top1: ShareInfo = Field(description="best answer is the label")
+    top5: ShareInfo = Field(description="label is among the five best answers")
+    agreement: ShareInfo = Field(description="best answer is the unreduced model's")
+
+
 class TierInfo(BaseModel):
     """What a tier means for one model."""
 
@@ -138,6 +155,12 @@ class TierInfo(BaseModel):
     agreement: float | None = Field(
         description="share of held-out pictures with the unreduced model's answer, from the "
         "calibration; null for a tier without one"
+    )
+    measured: MeasuredTier | None = Field(
+        description="on the labelled probe pictures; null until they have been run"
+    )
+    images_per_s: float | None = Field(
+        description="expected of this device in full batches; null until the tier has run"
     )
 
 
@@ -186,6 +209,25 @@ class CalibrationFile(BaseModel):
     num_held_out: int
     seed: int
     tiers: dict[Tier, CalibratedTier]
+
+
+class BaselineTier(BaseModel):
+    """What a good model reached."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    top1: Annotated[float, Field(ge=0, le=1)]
+    top5: Annotated[float, Field(ge=0, le=1)]
+
+
+class ProbeBaseline(BaseModel):
+    """`baseline.json`: accuracy on the probe pictures, measured when the model was good."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    architecture: str
+    num_pictures: int
+    tiers: dict[Tier, BaselineTier]
 
 
 class Health(BaseModel):

@@ -85,6 +85,29 @@ class Settings(BaseSettings):
     batch_timeout_s: float = Field(
         60, gt=0, description="a batch that runs longer is stuck: the process ends with status 1"
     )
+    probe_interval_s: float = Field(
+        3600,
+        ge=0,
+        description="from one probe of every tier on labelled pictures to the next, the first at "
+        "start; 0: never",
+    )
+    probe_data: CommaSeparated = Field(
+        (),
+        description="`name=folder` of labelled pictures for models, separated by commas; without "
+        "one, the folder `probe` in the model's own folder, if there is one",
+    )
+    probe_max_images: int = Field(
+        500, ge=1, description="most pictures of one probe; of more, evenly spaced ones"
+    )
+    shadow_fraction: float = Field(
+        0, ge=0, le=1, description="share of the answers to compare with the unreduced model's"
+    )
+    spare_share: float = Field(
+        0.02,
+        gt=0,
+        le=1,
+        description="most of the device's time for probes and comparisons while there is traffic",
+    )
     drain_delay_s: float = Field(
         5,
         ge=0,
@@ -98,7 +121,7 @@ class Settings(BaseSettings):
         "info", description="`debug`, `info`, `warning` or `error`"
     )
 
-    @field_validator("models", "warmup_tiers", mode="before")
+    @field_validator("models", "warmup_tiers", "probe_data", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):

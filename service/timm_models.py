@@ -40,6 +40,7 @@ from timm.data import (  # noqa: E402
 
 HUB_PREFIXES = ("hf-hub:", "hf_hub:")
 CALIBRATION = "tiers.json"
+PROBE = "probe"
 BUNDLED_MODELS = Path(__file__).parent / "assets"
 
 
@@ -99,6 +100,12 @@ def folder_of(spec: str) -> Path | None:
     bundled = BUNDLED_MODELS / spec
     folder = bundled if bundled.is_dir() else Path(spec)
     return folder if folder.is_dir() or "/" in spec else None
+
+
+def probe_folder(spec: str) -> Path | None:
+    """The labelled pictures that lie beside a model, if any."""
+    folder = folder_of(spec)
+    return folder / PROBE if folder is not None and (folder / PROBE).is_dir() else None
 
 
 def _calibration(spec: str) -> CalibrationFile | None:

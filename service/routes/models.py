@@ -6,10 +6,18 @@ from fastapi import APIRouter, Depends
 
 from service import tiers
 from service.classify import Service
-from service.models import ServedModel
+from service.measured import Share
+from service.models import ServedModel, Variant
 from service.routes import problems
 from service.routes.exchange import authorize
-from service.schemas import ModelInfo, ModelList, TierInfo, TokenCount
+from service.schemas import (
+    MeasuredTier,
+    ModelInfo,
+    ModelList,
+    ShareInfo,
+    TierInfo,
+    TokenCount,
+)
 from service.tiers import TIERS, Tier
 
 
@@ -41,11 +49,11 @@ def _describe(service: Service, model: ServedModel) -> ModelInfo:
         max_r=model.limits.max_r,
         methods=list(model.limits.methods),
         default_tier=service.default_tier,
-        tiers=[_describe_tier(model, tier) for tier in TIERS],
+        tiers=[_describe_tier(service, model, tier) for tier in TIERS],
     )
 
 
-def _describe_tier(model: ServedModel, tier: Tier) -> TierInfo:
+def _describe_tier(service: Service, model: ServedModel, tier: Tier) -> TierInfo:
     variant = model.variant(*tiers.of_tier(model.limits, tier))
     return TierInfo(
         tier=tier,
@@ -56,4 +64,26 @@ def _describe_tier(model: ServedModel, tier: Tier) -> TierInfo:
         gmacs=round(variant.macs / 1e9, 3),
         macs_ratio=model.macs_ratio(variant),
         agreement=model.agreement(tier),
+        measured=_measured(model, tier),
+        images_per_s=_images_per_s(service, variant),
     )
+
+
+def _measured(model: ServedModel, tier: Tier) -> MeasuredTier | None:
+    if (counts := model.measured.get(tier)) is None:
+        return None
+    return MeasuredTier(
+        num_pictures=counts.num_pictures,
+        top1=_share(counts.top1),
+        top5=_share(counts.top5),
+        agreement=_share(counts.agreement),
+    )
+
+
+def _share(share: Share) -> ShareInfo:
+    return ShareInfo(**{name: round(part, 4) for name, part in share._asdict().items()})
+
+
+def _images_per_s(service: Service, variant: Variant) -> float | None:
+    seconds = service.computing.seconds(variant, service.max_batch_size)
+    return round(service.max_batch_size / seconds, 1) if seconds else None

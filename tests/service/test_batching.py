@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from service.batching import DISPATCH_REASONS, Answer, Batcher, BatchPolicy, Finished, Hooks
+from service.batch_policy import DISPATCH_REASONS, BatchPolicy
+from service.batching import Answer, Batcher, Finished, Hooks
 from service.errors import (
     DeviceStuckError,
     InferenceError,

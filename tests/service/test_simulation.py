@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from service import choice
-from service.batching import Batcher, BatchPolicy, Finished, Hooks
+from service.batch_policy import BatchPolicy
+from service.batching import Batcher, Finished, Hooks
 from service.brownout import Brownout
 from service.choice import Choice
 from service.forecast import Forecast

@@ -1,0 +1,65 @@
+"""When a batch starts. Decisions only: no clock, no queue, nothing that waits."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+DispatchReason = Literal["full", "idle", "wait", "deadline", "drain", "spare"]
+"""Why a batch starts: it is full; the device is free and waits for nobody; `max_wait_s` is over;
+an image could not be in time otherwise; the service is shutting down; nobody waits for it."""
+DISPATCH_REASONS: tuple[DispatchReason, ...] = get_args(DispatchReason)
+
+
+class BatchPolicy(NamedTuple):
+    """When a lane becomes a batch."""
+
+    max_batch_size: int
+    """most images in one."""
+    max_wait_s: float = 0.0
+    """how long the oldest image of a lane waits for company while the device is free."""
+
+    def due(
+        self, num_waiting: int, *, age_s: float, slack_s: float, is_draining: bool
+    ) -> tuple[float, DispatchReason]:
+        """Seconds until a lane's batch starts on a free device, 0.0 meaning now, and why then.
+
+        Args:
+            num_waiting: images in the lane, at least one.
+            age_s: how long the oldest of them has waited.
+            slack_s: how much longer the most urgent of them can wait and still be in time.
+            is_draining: nobody else will come.
+        """
+        if num_waiting >= self.max_batch_size:
+            return 0.0, "full"
+        if is_draining:
+            return 0.0, "drain"
+        if self.max_wait_s == 0:
+            return 0.0, "idle"
+        rest_s = self.max_wait_s - age_s
+        return (max(0.0, slack_s), "deadline") if slack_s < rest_s else (max(0.0, rest_s), "wait")
+
+
+@dataclass
+class SpareTime:
+    """When the device may do work that no client waits for.
+
+    Such work can delay a client who comes while it runs, by one image at most. So after a quiet
+    while it may take all the time there is, and among traffic a small share of the time only.
+    """
+
+    share: float = 0.02
+    """of the time, 0 < share <= 1, while there is traffic"""
+    quiet_s: float = 5.0
+    """without a client's batch, after which there is none"""
+    _quiet_from: float = 0.0
+    _allowed_from: float = 0.0
+
+    def used(self, *, started: float, ended: float, is_spare: bool) -> None:
+        """Note a batch; times in seconds on one clock."""
+        if is_spare:
+            self._allowed_from = ended + (ended - started) * (1 / self.share - 1)
+        else:
+            self._quiet_from = ended + self.quiet_s
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until the next such work may start on a free device; 0.0 means now."""
+        return max(0.0, min(self._quiet_from, self._allowed_from) - now)

@@ -1,0 +1,132 @@
+"""Live accuracy: labelled pictures run through every tier, while the device has time to spare."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+
+from torch import Tensor
+
+from service import images, tiers
+from service.errors import NotReadyError, ServiceError
+from service.measured import Measured
+from service.metrics import Metrics
+from service.models import ServedModel, Variant
+from service.probe_set import ProbeSet
+from service.tiers import TIERS, Tier
+
+logger = logging.getLogger(__name__)
+
+Infer = Callable[[Variant, Sequence[Tensor]], Awaitable[Sequence[Tensor]]]
+"""images (3, H, W) -> logits (K,) of each."""
+
+
+class Probe:
+    """Measures the tiers of each model, and publishes what it finds."""
+
+    def __init__(
+        self, infer: Infer, decoders: Executor, metrics: Metrics, *, max_pixels: int
+    ) -> None:
+        """Prepare it.
+
+        Args:
+            infer: runs some images, in spare time.
+            decoders: where pictures are decoded.
+            metrics: what to publish on.
+            max_pixels: most pixels of one picture.
+        """
+        self._infer = infer
+        self._decoders = decoders
+        self._metrics = metrics
+        self._max_pixels = max_pixels
+
+    async def run(
+        self, probe_sets: Sequence[tuple[ServedModel, ProbeSet]], interval_s: float
+    ) -> None:
+        """Probe all models, again and again. A probe that fails is logged, and made up for later.
+
+        Args:
+            probe_sets: models with their labelled pictures.
+            interval_s: from the start of a round to the start of the next one.
+        """
+        for model, probe_set in probe_sets:
+            self._publish_baseline(model, probe_set)
+        while True:
+            started = time.monotonic()
+            for model, probe_set in probe_sets:
+                try:
+                    await self._probe(model, probe_set)
+                except NotReadyError:
+                    return  # the service is going away
+                except (ServiceError, OSError):
+                    logger.exception("a probe failed", extra={"model": model.name})
+            await asyncio.sleep(max(0.0, started + interval_s - time.monotonic()))
+
+    async def _probe(self, model: ServedModel, probe_set: ProbeSet) -> None:
+        started = time.monotonic()
+        spec = images.InputSpec(model.transform, model.resize_side, self._max_pixels)
+        loop = asyncio.get_running_loop()
+        measured = {tier: Measured() for tier in TIERS}
+        for picture in probe_set.pictures:
+            pixels = await loop.run_in_executor(self._decoders, _read, picture.path, spec)
+            await measure(model, [(pixels, picture.label)], measured, self._infer)
+            for tier in TIERS:
+                self._metrics.probe_samples.labels(*_labels(model, tier)).inc()
+        model.measured = measured
+        self._publish(model, measured)
+        logger.info(
+            "probed",
+            extra={
+                "model": model.name,
+                "num_pictures": len(probe_set.pictures),
+                "seconds": round(time.monotonic() - started, 3),
+                "top1": {tier: round(counts.top1.value, 4) for tier, counts in measured.items()},
+            },
+        )
+
+    def _publish_baseline(self, model: ServedModel, probe_set: ProbeSet) -> None:
+        for tier, wanted in probe_set.baseline.tiers.items() if probe_set.baseline else ():
+            labels = _labels(model, tier)
+            self._metrics.probe_baseline.labels(*labels, "1").set(wanted.top1)
+            self._metrics.probe_baseline.labels(*labels, "5").set(wanted.top5)
+
+    def _publish(self, model: ServedModel, measured: dict[Tier, Measured]) -> None:
+        for tier, counts in measured.items():
+            labels = _labels(model, tier)
+            self._metrics.probe_accuracy.labels(*labels, "1").set(counts.top1.value)
+            self._metrics.probe_accuracy.labels(*labels, "5").set(counts.top5.value)
+            self._metrics.probe_agreement.labels(*labels).set(counts.agreement.value)
+        self._metrics.probe_last_success.labels(model.name).set_to_current_time()
+
+
+async def measure(
+    model: ServedModel,
+    pictures: Sequence[tuple[Tensor, int]],
+    measured: dict[Tier, Measured],
+    infer: Infer,
+) -> None:
+    """Run some labelled pictures through some tiers and count what comes out.
+
+    Args:
+        model: the model.
+        pictures: pixels (3, H, W) and the index of the right class, of each.
+        measured: the tiers, and where to count.
+        infer: runs the pictures.
+    """
+    pixels = [pixels for pixels, _ in pictures]
+    unreduced = await infer(model.variant(*tiers.of_tier(model.limits, "exact")), pixels)
+    for tier, counts in measured.items():
+        variant = model.variant(*tiers.of_tier(model.limits, tier))
+        rows = unreduced if tier == "exact" else await infer(variant, pixels)
+        for row, (_, label), reference in zip(rows, pictures, unreduced, strict=True):
+            counts.add(row, label=label, unreduced=reference)
+
+
+def _labels(model: ServedModel, tier: Tier) -> tuple[str, str, str]:
+    return model.name, tiers.of_tier(model.limits, tier).method, tier
+
+
+def _read(path: Path, spec: images.InputSpec) -> Tensor:
+    return images.decode(path.read_bytes(), spec)
