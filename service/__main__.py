@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -23,6 +24,8 @@ from service.impatient import impatient
 from service.lifecycle import Lifecycle, Phase
 from service.settings import Settings
 
+BUSY_THREADS_S = 0.5
+"""how long the process waits at its end for the threads that decode and compute"""
 RECEIVE_GRACE_S = 2.0
 """after this the connection is closed, where the polite 408 has not helped"""
 
@@ -78,6 +81,7 @@ def serve() -> int:
         http=impatient(settings.receive_timeout_s + RECEIVE_GRACE_S),
         log_config=None,
         access_log=False,
+        ws="none",
         timeout_graceful_shutdown=settings.drain_timeout_s,
     )
     server = Server(config, lifecycle, settings.drain_delay_s)
@@ -86,11 +90,22 @@ def serve() -> int:
         server.should_exit = True
 
     server.run()
-    if lifecycle.phase is not Phase.FAILED:
-        return 0
-    # Not sys.exit: the interpreter would wait for a thread whose device may be stuck for ever.
-    logging.shutdown()
-    os._exit(1)
+    status = 1 if lifecycle.phase is Phase.FAILED else 0
+    if _threads_are_busy():
+        # Not sys.exit: the interpreter would wait for them, and a stuck one never ends.
+        logging.shutdown()
+        os._exit(status)
+    return status
+
+
+def _threads_are_busy() -> bool:
+    """Whether a thread still works for clients that have been answered."""
+    end = time.monotonic() + BUSY_THREADS_S
+    ours = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    for thread in ours:
+        if not thread.daemon:
+            thread.join(max(0.0, end - time.monotonic()))
+    return any(thread.is_alive() for thread in ours if not thread.daemon)
 
 
 def calibrate_model(arguments: argparse.Namespace) -> int:

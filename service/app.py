@@ -5,7 +5,6 @@ import logging
 import math
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
@@ -23,8 +22,9 @@ from service.batching import Batcher, Finished, Hooks
 from service.brownout import Brownout
 from service.calls import PHASES
 from service.classify import Service
+from service.decoding import Decoder
 from service.engine import MEMORY_KINDS, Engine, choose_device
-from service.forecast import Forecast, Line
+from service.forecast import Forecast
 from service.lifecycle import Lifecycle, Phase
 from service.metrics import Metrics
 from service.models import Models, Variant
@@ -38,9 +38,6 @@ from service.startup import load_and_probe
 
 logger = logging.getLogger(__name__)
 
-BYTES_OF_A_PHOTO = 2**20
-DECODING = Line(slope=2e-8, intercept=2e-3)
-"""seconds by bytes; only how they compare matters, the level is learnt from the first pictures"""
 DESCRIPTION = (
     "Vision Transformer classifiers that let every request choose how much of the network's work "
     "to skip: `tier`, or the number `r` of tokens to remove in every block."
@@ -86,10 +83,9 @@ def create_app(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        # A device that is stuck would keep the process waiting for ever.
-        has_failed = service.lifecycle.phase is Phase.FAILED
-        service.decoders.shutdown(wait=not has_failed, cancel_futures=True)
-        engine.close(wait=not has_failed)
+        # Nobody waits for what the threads still do, and a stuck one would never end.
+        service.decoder.close()
+        engine.close()
 
     app = FastAPI(
         title="rapid-vit",
@@ -147,15 +143,14 @@ def _build_service(
     for kind in MEMORY_KINDS:
         metrics.device_memory.labels(kind).set_function(partial(engine.memory_bytes, kind))
     _start_at_zero(metrics)
-    num_decoders = settings.decode_threads or os.cpu_count() or 1
     return Service(
         models=served,
         lifecycle=lifecycle,
         api_keys=_read_keys(settings),
         admission=admission,
-        decoders=ThreadPoolExecutor(num_decoders, thread_name_prefix="decode"),
-        num_decoders=num_decoders,
-        decoding=Forecast(max_size=BYTES_OF_A_PHOTO, guess=DECODING),
+        decoder=Decoder(
+            settings.decode_threads or os.cpu_count() or 1, max_pixels=settings.max_pixels
+        ),
         batcher=batcher,
         shadow=Shadow(batcher, metrics, fraction=settings.shadow_fraction),
         computing=computing,
@@ -163,7 +158,6 @@ def _build_service(
         metrics=metrics,
         default_tier=settings.default_tier,
         default_deadline_ms=settings.deadline_ms,
-        max_pixels=settings.max_pixels,
         max_batch_size=settings.max_batch_size,
     )
 
@@ -185,7 +179,7 @@ def _build_probe(service: Service) -> Probe:
         answers = [await service.batcher.submit_spare(variant, pixels) for pixels in pictures]
         return [answer.logits for answer in answers]
 
-    return Probe(infer, service.decoders, service.metrics, max_pixels=service.max_pixels)
+    return Probe(infer, service.decoder, service.metrics)
 
 
 def _read_keys(settings: Settings) -> ApiKeys:

@@ -1,19 +1,15 @@
-"""Waiting images become batches: one bounded set of lanes per device, and the loop that empties it.
+"""Waiting images become batches: the loop that gives a device its work, one batch at a time.
 
-A *lane* holds the images that may share a batch: same model, same method, same r. So nobody's r
-ever reaches somebody else's image. Batches are formed as late as possible: when the device is
-free it takes what waits.
+Batches are formed as late as possible: when the device is free it takes what waits.
 """
 
 import asyncio
-import heapq
 import itertools
 import logging
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from torch import Tensor
@@ -26,21 +22,15 @@ from service.errors import (
     OutOfDeviceMemoryError,
     ServiceError,
 )
+from service.lanes import Answer, Job, Lanes
 
 K = TypeVar("K")
 logger = logging.getLogger(__name__)
 
-
-class Answer(NamedTuple):
-    """What a job gets."""
-
-    logits: Tensor
-    """(K,), float32, on the CPU."""
-    queue_s: float
-    """from being handed in to the start of its batch."""
-    inference_s: float
-    """computing the whole batch."""
-    batch_size: int
+LONGEST_SLEEP_S = 0.1
+"""while images wait for company: so soon is a shutdown noticed"""
+BATCHES_UNTIL_GROWTH = 100
+"""that fit, one after the other, until larger ones are tried again after one that did not"""
 
 
 class Finished(NamedTuple, Generic[K]):
@@ -57,22 +47,6 @@ class Finished(NamedTuple, Generic[K]):
         return self.reason == "spare"
 
 
-@dataclass(order=True, slots=True)
-class Job:
-    """One image that waits for its batch."""
-
-    due: float
-    """when it should be answered, on the batcher's clock: the earliest goes first."""
-    number: int
-    """decides between equals: first come, first served."""
-    deadline: float = field(compare=False)
-    """when its client stops waiting."""
-    pixels: Tensor = field(compare=False)
-    submitted: float = field(compare=False)
-    on_start: Callable[[], None] = field(compare=False)
-    answer: asyncio.Future[Answer] = field(compare=False)
-
-
 class _Batch(NamedTuple, Generic[K]):
     """What the device computes."""
 
@@ -83,7 +57,6 @@ class _Batch(NamedTuple, Generic[K]):
 
     @property
     def is_spare(self) -> bool:
-        """Whether no client waits for it."""
         return self.reason == "spare"
 
 
@@ -124,18 +97,17 @@ class Batcher(Generic[K]):
             clock: seconds, monotonic; deadlines are on it.
         """
         self._forward = forward
-        self._policy = policy
+        self._max_batch_size = policy.max_batch_size
         self._expected_s, self._on_batch, self._is_draining = hooks
         self._spare_time = spare_time or SpareTime()
         self._clock = clock
+        self._lanes: Lanes[K] = Lanes(policy, hooks.expected_s)
         self._spare: deque[tuple[K, Job]] = deque()
-        self._lanes: dict[K, list[Job]] = {}
         self._running: _Batch[K] | None = None
+        self._num_fitting = 0
         self._work = asyncio.Event()
         self._numbers = itertools.count()
         self._closed = False
-        self.num_waiting = 0
-        """images that wait and are still wanted."""
 
     async def submit(
         self,
@@ -159,15 +131,17 @@ class Batcher(Generic[K]):
 
         Raises:
             TimeoutError: its batch would have started after the deadline.
+            OutOfDeviceMemoryError: not even alone does it fit into the memory of the device.
             InferenceError: the batch failed.
             NotReadyError: the batcher was closed.
         """
         job = self._job(pixels, due, deadline, on_start)
-        self._put(lane, job)
+        self._lanes.put(lane, job)
+        self._work.set()
         try:
             return await job.answer
         except asyncio.CancelledError:
-            self._forget(lane, job)
+            self._lanes.forget(lane, job)
             raise
 
     async def submit_spare(self, lane: K, pixels: Tensor) -> Answer:
@@ -202,28 +176,16 @@ class Batcher(Generic[K]):
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         return Job(due, next(self._numbers), deadline, pixels, self._clock(), on_start, answer)
 
-    def expected_wait_s(self, lane: K, num_images: int, due: float) -> float:
-        """Forecast for images that came now: seconds until all of them are answered.
-
-        The rest of the running batch, what goes first in other lanes, and their own lane's batches.
-        """
-        size = self._policy.max_batch_size
-        ahead = {}
-        for other, jobs in {lane: [], **self._lanes}.items():
-            ours = num_images if other == lane else 0
-            earlier = ours + sum(job.due <= due for job in jobs)
-            # Less urgent images ride along in the batches of the urgent ones, and where a lane is
-            # longer than a batch, others will have come by the time that ours is formed.
-            full = math.ceil(earlier / size) * size
-            is_filling = ours and earlier > size and self._running is not None
-            ahead[other] = full if is_filling else min(ours + len(jobs), full)
-        return self._rest_s() + sum(self._lane_s(other, count) for other, count in ahead.items())
+    @property
+    def num_waiting(self) -> int:
+        """Images of clients that wait."""
+        return self._lanes.num_waiting
 
     @property
-    def num_inside(self) -> int:
-        """Images of clients that wait or are being computed."""
+    def is_busy(self) -> bool:
+        """Whether images of clients wait or are being computed."""
         running = self._running
-        return self.num_waiting + (0 if running is None or running.is_spare else len(running.jobs))
+        return self.num_waiting > 0 or (running is not None and not running.is_spare)
 
     @property
     def running_s(self) -> float:
@@ -233,11 +195,22 @@ class Batcher(Generic[K]):
     @property
     def backlog_s(self) -> float:
         """Forecast of the seconds until all that is inside has been computed."""
-        waiting_s = sum(self._lane_s(lane, len(jobs)) for lane, jobs in self._lanes.items())
-        return self._rest_s() + waiting_s
+        return self._rest_s() + self._lanes.expected_all_s
+
+    def expected_wait_s(self, lane: K, num_images: int, due: float) -> float:
+        """Forecast for images that came now: seconds until all of them are answered.
+
+        The rest of the running batch, what goes first in other lanes, and their own lane's batches.
+        """
+        is_busy = self._running is not None
+        return self._rest_s() + self._lanes.expected_ahead_s(lane, num_images, due, is_busy=is_busy)
 
     async def run(self) -> None:
-        """Compute batches until cancelled; whatever still waits then is told so."""
+        """Compute batches until cancelled; whatever still waits then is told so.
+
+        Raises:
+            DeviceStuckError: the device is broken, and no further batch would succeed.
+        """
         try:
             while True:
                 self._work.clear()
@@ -257,24 +230,20 @@ class Batcher(Generic[K]):
         """
         while True:
             await asyncio.sleep(max_batch_s / 10)
-            batch = self._running
-            if batch is not None and self.running_s > max_batch_s:
+            if self._running is not None and self.running_s > max_batch_s:
+                num_images = len(self._running.jobs)
                 self._close()
                 raise DeviceStuckError(
-                    f"a batch of {len(batch.jobs)} images has not ended within {max_batch_s:g} s"
+                    f"a batch of {num_images} images has not ended within {max_batch_s:g} s"
                 )
 
     def _close(self) -> None:
         """Refuse new jobs, and tell all that wait."""
         self._closed = True
-        if self._running is not None:
-            _fail(self._running.jobs, _shutting_down)
-        for jobs in self._lanes.values():
-            _fail(jobs, _shutting_down)
-        _fail([job for _, job in self._spare], _shutting_down)
-        self._lanes.clear()
+        running = [] if self._running is None else self._running.jobs
+        spare = [job for _, job in self._spare]
         self._spare.clear()
-        self.num_waiting = 0
+        _fail([*running, *self._lanes.clear(), *spare], _shutting_down)
 
     def _rest_s(self) -> float:
         """Forecast of the seconds until the running batch ends."""
@@ -283,99 +252,27 @@ class Batcher(Generic[K]):
         expected_s = self._expected_s(self._running.lane, len(self._running.jobs))
         return max(0.0, expected_s - self.running_s)
 
-    def _lane_s(self, lane: K, num_images: int) -> float:
-        """Forecast for so many images of one lane."""
-        full, rest = divmod(num_images, self._policy.max_batch_size)
-        full_s = full * self._expected_s(lane, self._policy.max_batch_size) if full else 0.0
-        return full_s + (self._expected_s(lane, rest) if rest else 0.0)
-
     def _next_batch(self) -> tuple[_Batch[K] | None, float]:
         """The batch to start now, or None and the seconds until there may be one."""
-        now = self._clock()
-        for lane in list(self._lanes):
-            self._drop_dead(lane, now)
-        for lane in self._lanes:
-            self._put_hopeless_last(lane, now)
-        best, best_key = None, (math.inf, math.inf)
-        for lane, jobs in self._lanes.items():
-            wait_s, reason = self._due(lane, jobs, now)
-            if (wait_s, jobs[0].due) < best_key:
-                best, best_key = (lane, reason), (wait_s, jobs[0].due)
-        if best is None:
-            return self._next_spare(now)
-        if best_key[0] > 0:
-            return None, best_key[0]
-        return _Batch(best[0], self._take(best[0], now), best[1], now), 0.0
+        now, is_draining = self._clock(), self._is_draining()
+        self._lanes.drop_dead(now)
+        self._lanes.put_hopeless_last(now)
+        chosen = self._lanes.next(now, is_draining=is_draining)
+        if chosen is None:
+            return (None, math.inf) if is_draining else self._next_spare(now)
+        if chosen.wait_s > 0:
+            return None, min(chosen.wait_s, LONGEST_SLEEP_S)
+        jobs = self._lanes.take(chosen.lane, now)
+        return _Batch(chosen.lane, jobs, chosen.reason, now), 0.0
 
     def _next_spare(self, now: float) -> tuple[_Batch[K] | None, float]:
         """The same, for when no client waits."""
-        if not self._spare or self._is_draining():
+        if not self._spare:
             return None, math.inf
         if (wait_s := self._spare_time.wait_s(now)) > 0:
             return None, wait_s
         lane, job = self._spare.popleft()
         return _Batch(lane, [job], "spare", now), 0.0
-
-    def _due(self, lane: K, jobs: list[Job], now: float) -> tuple[float, DispatchReason]:
-        if self._policy.max_wait_s == 0:
-            age_s = slack_s = 0.0
-        else:
-            age_s = now - min(job.submitted for job in jobs)
-            slack_s = jobs[0].due - now - self._expected_s(lane, len(jobs))
-        return self._policy.due(
-            len(jobs), age_s=age_s, slack_s=slack_s, is_draining=self._is_draining()
-        )
-
-    def _drop_dead(self, lane: K, now: float) -> None:
-        """Take out the jobs that nobody waits for any more instead of computing them."""
-        dead = [job for job in self._lanes[lane] if job.answer.done() or job.deadline <= now]
-        for job in dead:
-            self._forget(lane, job)
-            if not job.answer.done():
-                job.answer.set_exception(TimeoutError())
-
-    def _put(self, lane: K, job: Job) -> None:
-        """Let a job wait in its lane."""
-        heapq.heappush(self._lanes.setdefault(lane, []), job)
-        self.num_waiting += 1
-        self._work.set()
-
-    def _put_hopeless_last(self, lane: K, now: float) -> None:
-        """Let jobs that even alone would come too late wait for an idle device.
-
-        Under overload the device would else be busy with answers that nobody takes.
-        """
-        jobs, soonest = self._lanes[lane], now + self._expected_s(lane, 1)
-        hopeless = [job for job in jobs if job.deadline < soonest and not math.isinf(job.due)]
-        for job in hopeless:
-            job.due = math.inf
-        if hopeless:
-            heapq.heapify(jobs)
-
-    def _take(self, lane: K, now: float) -> list[Job]:
-        """Take the most urgent jobs out of a lane, as many as leave the first one in time."""
-        jobs = self._lanes[lane]
-        num_images = min(self._policy.max_batch_size, len(jobs))
-        if not math.isinf(jobs[0].due):
-            while num_images > 1 and now + self._expected_s(lane, num_images) > jobs[0].deadline:
-                num_images -= 1
-        batch = [heapq.heappop(jobs) for _ in range(num_images)]
-        if not jobs:
-            del self._lanes[lane]
-        self.num_waiting -= num_images
-        return batch
-
-    def _forget(self, lane: K, job: Job) -> None:
-        """Take one job out of its lane, if it is still there."""
-        jobs = self._lanes.get(lane, [])
-        if any(waiting is job for waiting in jobs):
-            jobs = [waiting for waiting in jobs if waiting is not job]
-            heapq.heapify(jobs)
-            self.num_waiting -= 1
-            if jobs:
-                self._lanes[lane] = jobs
-            else:
-                del self._lanes[lane]
 
     async def _wait_for_work(self, wait_s: float) -> None:
         """Sleep until a job comes, or for so long."""
@@ -386,16 +283,20 @@ class Batcher(Generic[K]):
             return
 
     async def _run_batch(self, batch: _Batch[K]) -> None:
-        """Compute one batch and answer each of its jobs exactly once."""
+        """Compute one batch and answer each of its jobs exactly once.
+
+        Raises:
+            DeviceStuckError: the device is broken. All who wait for this batch have been told.
+        """
         self._running = batch
         try:
             for job in batch.jobs:
                 job.on_start()
             rows = await self._forward(batch.lane, [job.pixels for job in batch.jobs])
             answered = list(zip(batch.jobs, rows, strict=True))
-            seconds = self._clock() - batch.started
+            seconds = self.running_s
             self._on_batch(Finished(batch.lane, len(batch.jobs), seconds, batch.reason))
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, DeviceStuckError):
             _fail(batch.jobs, _shutting_down)
             raise
         except OutOfDeviceMemoryError as exc:
@@ -405,6 +306,7 @@ class Batcher(Generic[K]):
             message = f"the model failed: {type(exc).__name__}"
             _fail(batch.jobs, lambda: InferenceError(message))
         else:
+            self._grow()
             for job, logits in answered:
                 if not job.answer.done():
                     queue_s = batch.started - job.submitted
@@ -417,24 +319,31 @@ class Batcher(Generic[K]):
 
     def _split(self, batch: _Batch[K], error: OutOfDeviceMemoryError) -> None:
         """Put a batch that did not fit back, and form none larger than its half from now on."""
-        num_images = len(batch.jobs)
+        num_images, self._num_fitting = len(batch.jobs), 0
         if num_images == 1:
             logger.error("one image does not fit into the memory of the device")
             _fail(batch.jobs, lambda: OutOfDeviceMemoryError(str(error)))
             return
-        half = (num_images + 1) // 2
-        self._policy = self._policy._replace(max_batch_size=half)
-        logger.warning("out of device memory", extra={"max_batch_size": half})
+        self._lanes.max_batch_size = (num_images + 1) // 2
+        logger.warning("out of device memory", extra={"max_batch_size": self._lanes.max_batch_size})
         for job in batch.jobs:
             if not job.answer.done():
-                self._put(batch.lane, job)
+                self._lanes.put(batch.lane, job)
+
+    def _grow(self) -> None:
+        """Try larger batches again some time after one that did not fit."""
+        self._num_fitting += 1
+        limit = self._lanes.max_batch_size
+        if limit < self._max_batch_size and self._num_fitting % BATCHES_UNTIL_GROWTH == 0:
+            self._lanes.max_batch_size = min(2 * limit, self._max_batch_size)
+            logger.info("larger batches", extra={"max_batch_size": self._lanes.max_batch_size})
 
 
 def _shutting_down() -> ServiceError:
     return NotReadyError("the service is shutting down; try another replica")
 
 
-def _fail(jobs: Sequence[Job], error: Callable[[], ServiceError]) -> None:
+def _fail(jobs: Iterable[Job], error: Callable[[], ServiceError]) -> None:
     """Tell every job that still waits; each gets an error of its own, with its own traceback."""
     for job in jobs:
         if not job.answer.done():

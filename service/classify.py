@@ -2,22 +2,23 @@
 
 import asyncio
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from time import monotonic
 from typing import NamedTuple
 
 from torch import Tensor
 
-from service import choice, images
+from service import choice
 from service.admission import Admission
 from service.api_keys import ApiKeys
-from service.batching import Answer, Batcher
+from service.batching import Batcher
 from service.brownout import Brownout
 from service.calls import Call
 from service.choice import Choice
+from service.decoding import Decoder
 from service.errors import DeadlineExceededError, InferenceError, InvalidParameterError
 from service.forecast import Forecast
+from service.lanes import Answer
 from service.lifecycle import Lifecycle
 from service.metrics import CUSTOM_TIER, Metrics
 from service.models import Models, ServedModel, Variant
@@ -38,10 +39,7 @@ class Service:
     lifecycle: Lifecycle
     api_keys: ApiKeys
     admission: Admission
-    decoders: Executor
-    num_decoders: int
-    decoding: Forecast
-    """of the seconds to decode so many bytes"""
+    decoder: Decoder
     batcher: Batcher[Variant]
     shadow: Shadow
     computing: Forecast
@@ -50,7 +48,6 @@ class Service:
     metrics: Metrics
     default_tier: Tier
     default_deadline_ms: float
-    max_pixels: int
     max_batch_size: int
 
 
@@ -73,13 +70,6 @@ class Outcome(NamedTuple):
     answer: Answer
     decode_s: float
     total_s: float
-
-
-class _Decoding(NamedTuple):
-    """The work that a byte of a picture means, for the forecast."""
-
-    model: str
-    macs: int = 1
 
 
 async def classify(
@@ -126,14 +116,14 @@ def _plan(
     _check_top_k(model, wanted.top_k)
     deadline = call.arrival + (wanted.deadline_ms or service.default_deadline_ms) / 1000
     due = _due(wanted, call.arrival, deadline)
-    decode_s = _expected_decode_s(service, model, pictures)
+    sizes = [len(picture) for picture in pictures if isinstance(picture, bytes)]
+    decode_s = service.decoder.expected_s(sizes, model)
 
     def expected_s(reduction: Reduction) -> float:
         variant = model.variant(*reduction)
         wait_s = service.batcher.expected_wait_s(variant, len(pictures), due)
         # What is still being decoded goes first too; of which tier it is does not matter much.
-        num_coming = service.admission.num_images - service.batcher.num_inside
-        wait_s += num_coming * service.computing.seconds(variant, 1)
+        wait_s += service.decoder.num_inside * service.computing.seconds(variant, 1)
         return monotonic() - call.arrival + decode_s + service.computing.caution * wait_s
 
     chosen = choice.choose(
@@ -145,7 +135,7 @@ def _plan(
     )
     call.tier = chosen.reduction.tier or CUSTOM_TIER
     promised_s = PROMISED_SHARE * (deadline - call.arrival)
-    if service.batcher.num_inside and chosen.expected_s > promised_s:
+    if service.batcher.is_busy and chosen.expected_s > promised_s:
         raise service.admission.refusal(
             f"an answer is expected after {1000 * chosen.expected_s:.0f} ms, too late for a "
             f"deadline of {1000 * (deadline - call.arrival):g} ms"
@@ -161,7 +151,11 @@ async def _classify_one(
     try:
         # Not timeout_at: an event loop's clock may only count whole milliseconds.
         async with asyncio.timeout(plan.deadline - monotonic()):
-            pixels, decode_s = await _decode(service, picture, plan.model)
+            pixels, decode_s = (
+                (picture, 0.0)
+                if isinstance(picture, Tensor)
+                else await service.decoder.decode(picture, plan.model)
+            )
             answer = await service.batcher.submit(
                 plan.variant,
                 pixels,
@@ -180,31 +174,6 @@ async def _classify_one(
     _observe(service.metrics, call, outcome)
     service.shadow.offer(Sample(plan.model, plan.variant, call.tier, pixels, answer.logits))
     return outcome
-
-
-async def _decode(
-    service: Service, picture: bytes | Tensor, model: ServedModel
-) -> tuple[Tensor, float]:
-    """Pixels (3, H, W), and the seconds that it took to get them."""
-    if isinstance(picture, Tensor):
-        return picture, 0.0
-    spec = images.InputSpec(model.transform, model.resize_side, service.max_pixels)
-    started = monotonic()
-    pixels = await asyncio.get_running_loop().run_in_executor(
-        service.decoders, images.decode, picture, spec
-    )
-    decode_s = monotonic() - started
-    service.decoding.observe(_Decoding(model.name), len(picture), decode_s)
-    return pixels, decode_s
-
-
-def _expected_decode_s(
-    service: Service, model: ServedModel, pictures: Sequence[bytes | Tensor]
-) -> float:
-    """Forecast for the pictures of one request, which the decoders share."""
-    sizes = [len(picture) for picture in pictures if isinstance(picture, bytes)]
-    seconds = sum(service.decoding.seconds(_Decoding(model.name), size) for size in sizes)
-    return seconds / max(1, min(service.num_decoders, len(sizes)))
 
 
 def _due(wanted: ClassifyParameters, arrival: float, deadline: float) -> float:

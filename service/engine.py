@@ -2,18 +2,20 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from time import monotonic
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import psutil
 import torch
 from torch import Tensor
 
-from service.errors import OutOfDeviceMemoryError
+from service.errors import DeviceStuckError, OutOfDeviceMemoryError
 from service.models import Variant
 
+T = TypeVar("T")
 MemoryKind = Literal["used", "total"]
 MEMORY_KINDS: tuple[MemoryKind, ...] = get_args(MemoryKind)
 logger = logging.getLogger(__name__)
@@ -46,9 +48,13 @@ class Engine:
 
         Raises:
             OutOfDeviceMemoryError: so many images do not fit.
+            DeviceStuckError: the device is broken; only a restart of the process helps.
         """
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._worker, self._forward, variant, images)
+        return await self.run(partial(self._forward, variant, images))
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Do something else on the worker thread, before there are batches."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, work)
 
     async def warm_up(
         self, variant: Variant, input_size: Sequence[int], batch_sizes: Sequence[int]
@@ -86,9 +92,9 @@ class Engine:
         total_bytes: int = psutil.virtual_memory().total
         return used if kind == "used" else total_bytes
 
-    def close(self, *, wait: bool) -> None:
-        """End the thread, after the running batch if there is time to wait for it."""
-        self._worker.shutdown(wait=wait, cancel_futures=True)
+    def close(self) -> None:
+        """Begin no further batch; the thread ends after the running one."""
+        self._worker.shutdown(wait=False, cancel_futures=True)
 
     def _forward(self, variant: Variant, images: Sequence[Tensor]) -> list[Tensor]:
         try:
@@ -96,10 +102,17 @@ class Engine:
                 batch = torch.stack(list(images)).to(self.device)
                 return list(variant.module(batch).float().cpu())
         except torch.OutOfMemoryError as exc:
-            message = str(exc).partition("\n")[0]
+            message = _first_line(exc)
+        except torch.AcceleratorError as exc:
+            # CUDA's errors stay: every later call in this process would fail as well.
+            raise DeviceStuckError(f"the device is broken: {_first_line(exc)}") from exc
         # Only here, where the error and the tensors that its frames hold are gone.
         torch.cuda.empty_cache()
         raise OutOfDeviceMemoryError(message)
+
+
+def _first_line(exc: Exception) -> str:
+    return str(exc).partition("\n")[0]
 
 
 def _set_threads(num_threads: int) -> None:

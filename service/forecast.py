@@ -8,6 +8,7 @@ wrong cannot stay wrong. Source: docs/decisions/0007.
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -136,7 +137,8 @@ class Forecast:
         self._max_size = max_size
         self._clock = clock
         self._lanes: dict[Lane, _Learnt] = {}
-        self._level = Mean(1.0)  # of all lanes: how much slower than their first lines
+        # by model, as all its lanes are slowed by the same: how much slower than their first lines
+        self._levels: defaultdict[str, Mean] = defaultdict(lambda: Mean(1.0))
         self._error = Mean(0.0)
 
     def seed(self, lane: Lane, seconds: dict[int, float]) -> None:
@@ -160,7 +162,8 @@ class Forecast:
         self._error.add(min(abs(seconds / expected - 1), 1.0), now)
         seconds = min(max(seconds, expected / MAX_SURPRISE), expected * MAX_SURPRISE)
         learnt.add(size, seconds, now)
-        self._level.add(seconds / max(learnt.first.seconds(size), SHORTEST_S), now)
+        slower = seconds / max(learnt.first.seconds(size), SHORTEST_S)
+        self._levels[lane.model].add(slower, now)
 
     def seconds(self, lane: Lane, size: int) -> float:
         """Expected seconds; 0 for a lane of which nothing can be said."""
@@ -169,7 +172,8 @@ class Forecast:
             return 0.0
         now = self._clock()
         learnt.fade(now)
-        return learnt.fit(self._level.value(now), self._max_size).seconds(size)
+        level = self._levels[lane.model].value(now)
+        return learnt.fit(level, self._max_size).seconds(size)
 
     @property
     def relative_error(self) -> float:

@@ -4,12 +4,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Executor
-from pathlib import Path
 
 from torch import Tensor
 
-from service import images, tiers
+from service import tiers
+from service.decoding import Decoder
 from service.errors import NotReadyError, ServiceError
 from service.measured import Measured
 from service.metrics import Metrics
@@ -26,21 +25,17 @@ Infer = Callable[[Variant, Sequence[Tensor]], Awaitable[Sequence[Tensor]]]
 class Probe:
     """Measures the tiers of each model, and publishes what it finds."""
 
-    def __init__(
-        self, infer: Infer, decoders: Executor, metrics: Metrics, *, max_pixels: int
-    ) -> None:
+    def __init__(self, infer: Infer, decoder: Decoder, metrics: Metrics) -> None:
         """Prepare it.
 
         Args:
             infer: runs some images, in spare time.
-            decoders: where pictures are decoded.
+            decoder: decodes pictures.
             metrics: what to publish on.
-            max_pixels: most pixels of one picture.
         """
         self._infer = infer
-        self._decoders = decoders
+        self._decoder = decoder
         self._metrics = metrics
-        self._max_pixels = max_pixels
 
     async def run(
         self, probe_sets: Sequence[tuple[ServedModel, ProbeSet]], interval_s: float
@@ -66,11 +61,10 @@ class Probe:
 
     async def _probe(self, model: ServedModel, probe_set: ProbeSet) -> None:
         started = time.monotonic()
-        spec = images.InputSpec(model.transform, model.resize_side, self._max_pixels)
-        loop = asyncio.get_running_loop()
         measured = {tier: Measured() for tier in TIERS}
         for picture in probe_set.pictures:
-            pixels = await loop.run_in_executor(self._decoders, _read, picture.path, spec)
+            body = await asyncio.to_thread(picture.path.read_bytes)
+            pixels, _ = await self._decoder.decode(body, model)
             await measure(model, [(pixels, picture.label)], measured, self._infer)
             for tier in TIERS:
                 self._metrics.probe_samples.labels(*_labels(model, tier)).inc()
@@ -126,7 +120,3 @@ async def measure(
 
 def _labels(model: ServedModel, tier: Tier) -> tuple[str, str, str]:
     return model.name, tiers.of_tier(model.limits, tier).method, tier
-
-
-def _read(path: Path, spec: images.InputSpec) -> Tensor:
-    return images.decode(path.read_bytes(), spec)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import SettingsError
@@ -83,11 +83,15 @@ class Settings(BaseSettings):
         0, ge=0, description="most requests of one key at a time; 0: any number"
     )
     batch_timeout_s: float = Field(
-        60, gt=0, description="a batch that runs longer is stuck: the process ends with status 1"
+        60,
+        gt=0,
+        le=86_400,
+        description="a batch that runs longer is stuck: the process ends with status 1",
     )
     probe_interval_s: float = Field(
         3600,
         ge=0,
+        le=31_536_000,
         description="from one probe of every tier on labelled pictures to the next, the first at "
         "start; 0: never",
     )
@@ -111,6 +115,7 @@ class Settings(BaseSettings):
     drain_delay_s: float = Field(
         5,
         ge=0,
+        le=3600,
         description="after SIGTERM, how long requests are still served while `/readyz` already "
         "says 503",
     )
@@ -126,6 +131,13 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("max_requests_per_key")
+    @classmethod
+    def _needs_keys(cls, value: int, info: ValidationInfo) -> int:
+        if value and not info.data.get("api_keys_file"):
+            raise ValueError(f"it has no effect without {PREFIX}API_KEYS_FILE")
         return value
 
     @classmethod

@@ -1,7 +1,7 @@
 """Load every model, run every tier once, and then keep measuring how accurate they are."""
 
-import asyncio
 import logging
+from functools import partial
 from pathlib import Path
 
 from service import models, probe_set, tiers, timm_models
@@ -29,7 +29,7 @@ async def load_and_probe(
     """
     folders = _probe_folders(settings)
     for setting in settings.models:
-        model = await asyncio.to_thread(models.load, setting, engine.device)
+        model = await engine.run(partial(models.load, setting, engine.device))
         await _warm_up(service, model, settings, engine)
         _announce(service, model)
     probe_sets = [

@@ -94,9 +94,10 @@ class Server:
         # Not a pipe: nobody reads it while the server runs, and once it is full, logging waits.
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         clean = {name: value for name, value in os.environ.items() if name[:6] != "RAPID_"}
+        ours = {"RAPID_PORT": str(port), "RAPID_PROBE_INTERVAL_S": "0"}  # no work but the test's
         self.process = subprocess.Popen(
             [sys.executable, "-m", "service"],
-            env={**clean, "RAPID_PORT": str(port), **environment},
+            env={**clean, **ours, **environment},
             stdout=self._output,
             stderr=subprocess.STDOUT,
         )
@@ -129,7 +130,7 @@ class Server:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    """The real server with the bundled model and all settings at their defaults."""
+    """The real server with the bundled model, and no setting but to leave out the probe."""
     server = Server()
     server.wait_until_ready()
     yield server

@@ -59,10 +59,12 @@ SERVICE: dict[str, set[str]] = {
     "images": {"errors"},
     "admission": {"errors"},
     "batch_policy": set(),
-    "batching": {"batch_policy", "errors"},
+    "lanes": {"batch_policy"},
+    "batching": {"batch_policy", "errors", "lanes"},
+    "decoding": {"forecast", "images", "models"},
     "measured": set(),
     "probe_set": {"errors", "schemas"},
-    "probe": {"errors", "images", "measured", "metrics", "models", "probe_set", "tiers"},
+    "probe": {"decoding", "errors", "measured", "metrics", "models", "probe_set", "tiers"},
     "shadow": {"batching", "errors", "metrics", "models", "tiers"},
     "metrics": set(),
     "timm_models": {"errors", "schemas"},
@@ -71,8 +73,9 @@ SERVICE: dict[str, set[str]] = {
     "engine": {"errors", "models"},
     "ranking": {"schemas"},
     "classify": {
-        *("admission", "api_keys", "batching", "brownout", "calls", "choice", "errors"),
-        *("forecast", "images", "lifecycle", "metrics", "models", "schemas", "shadow", "tiers"),
+        *("admission", "api_keys", "batching", "brownout", "calls", "choice", "decoding"),
+        *("errors", "forecast", "lanes", "lifecycle", "metrics", "models", "schemas", "shadow"),
+        "tiers",
     },
     "answers": {"classify", "ranking", "schemas"},
     "routes": {
@@ -85,8 +88,8 @@ SERVICE: dict[str, set[str]] = {
     },
     "app": {
         *("admission", "api_keys", "batch_policy", "batching", "brownout", "calls", "classify"),
-        *("engine", "forecast", "lifecycle", "metrics", "models", "probe", "routes", "settings"),
-        *("shadow", "startup"),
+        *("decoding", "engine", "forecast", "lifecycle", "metrics", "models", "probe", "routes"),
+        *("settings", "shadow", "startup"),
     },
     "__main__": {
         *("app", "calibrate", "engine", "errors", "event_log", "impatient", "lifecycle"),
@@ -103,8 +106,8 @@ DOORS = {
     "timm": {"timm_models"},
     "torchvision": {"timm_models"},
     "torch": {
-        *("app", "batching", "calibrate", "classify", "engine", "images", "measured", "models"),
-        *("probe", "ranking", "routes", "shadow", "timm_models"),
+        *("app", "batching", "calibrate", "classify", "decoding", "engine", "images", "lanes"),
+        *("measured", "models", "probe", "ranking", "routes", "shadow", "timm_models"),
     },
     "PIL": {"images", "models", "timm_models"},
     "psutil": {"engine"},

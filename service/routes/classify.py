@@ -68,7 +68,7 @@ def create_router(service: Service, settings: Settings) -> APIRouter:
                 request.headers,
                 request.query_params.multi_items(),
                 settings.max_images_per_request,
-                service.decoders,
+                service.decoder.threads,
             )
             outcomes = await classify(service, upload.images, upload.parameters, call)
             top_k = upload.parameters.top_k

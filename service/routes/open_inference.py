@@ -70,7 +70,8 @@ def create_router(service: Service, settings: Settings) -> APIRouter:
         """Classify pictures (`image`, BYTES) or normalised pixels (`pixel_values`, FP32)."""
 
         async def work(call: Call, body: bytes) -> Response:
-            in_a_thread = partial(asyncio.get_running_loop().run_in_executor, service.decoders)
+            loop = asyncio.get_running_loop()
+            in_a_thread = partial(loop.run_in_executor, service.decoder.threads)
             model = _find(service, name, version)
             call.model = model.name
             asked = await in_a_thread(understand, body, request.headers, model, limits)

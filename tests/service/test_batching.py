@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from service.batch_policy import DISPATCH_REASONS, BatchPolicy
-from service.batching import Answer, Batcher, Finished, Hooks
+from service.batching import Batcher, Finished, Hooks
+from service.lanes import Answer
 from service.errors import (
     DeviceStuckError,
     InferenceError,

@@ -172,7 +172,7 @@ class Simulation:
             expected_s=expected_s,
         )
         is_late = arrival + request.choice.expected_s > deadline
-        if self._setup.refuses and self.batcher.num_inside and is_late:
+        if self._setup.refuses and self.batcher.is_busy and is_late:
             return "refused"
         try:
             async with asyncio.timeout_at(deadline):

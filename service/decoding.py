@@ -1,0 +1,82 @@
+"""Decode pictures in threads, and know how long that will take."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
+from typing import NamedTuple
+
+from torch import Tensor
+
+from service import images
+from service.forecast import Forecast, Line
+from service.models import ServedModel
+
+BYTES_OF_A_PHOTO = 2**20
+FIRST_GUESS = Line(slope=2e-8, intercept=2e-3)
+"""seconds by bytes; only how they compare matters, the level is learnt from the first pictures"""
+
+
+class _Bytes(NamedTuple):
+    """The work that a byte of a picture means, for the forecast."""
+
+    model: str
+    macs: int = 1
+
+
+class Decoder:
+    """The threads that decode. Used from the event loop only."""
+
+    def __init__(self, num_threads: int, *, max_pixels: int) -> None:
+        """Start the threads.
+
+        Args:
+            num_threads: how many.
+            max_pixels: most pixels of a picture, before and after resizing.
+        """
+        self.threads = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
+        self._num_threads = num_threads
+        self._max_pixels = max_pixels
+        self._forecast = Forecast(max_size=BYTES_OF_A_PHOTO, guess=FIRST_GUESS)
+        self._inside_s = 0.0
+        self.num_inside = 0
+        """pictures that wait for a thread or are being decoded"""
+
+    async def decode(self, picture: bytes, model: ServedModel) -> tuple[Tensor, float]:
+        """Pixels (3, H, W), and the seconds until they were there.
+
+        Raises:
+            ImageRejectedError: it is not a picture that can be decoded.
+            TooLargeError: it has more pixels than allowed.
+        """
+        spec = images.InputSpec(model.transform, model.resize_side, self._max_pixels)
+        started = monotonic()
+        expected_s = self._forecast.seconds(_Bytes(model.name), len(picture))
+        self.num_inside += 1
+        self._inside_s += expected_s
+        try:
+            pixels, seconds = await asyncio.get_running_loop().run_in_executor(
+                self.threads, _decode, picture, spec
+            )
+        finally:
+            self.num_inside -= 1
+            self._inside_s -= expected_s
+        self._forecast.observe(_Bytes(model.name), len(picture), seconds)
+        return pixels, monotonic() - started
+
+    def expected_s(self, sizes: list[int], model: ServedModel) -> float:
+        """Forecast for pictures of so many bytes that come now, and what is inside before them."""
+        if not sizes:
+            return 0.0
+        each_s = [self._forecast.seconds(_Bytes(model.name), size) for size in sizes]
+        inside_s = self._inside_s if self.num_inside else 0.0
+        return max(max(each_s), (inside_s + sum(each_s)) / self._num_threads)
+
+    def close(self) -> None:
+        """Begin nothing more."""
+        self.threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _decode(picture: bytes, spec: images.InputSpec) -> tuple[Tensor, float]:
+    """Pixels, and the seconds that decoding itself took."""
+    started = monotonic()
+    return images.decode(picture, spec), monotonic() - started
