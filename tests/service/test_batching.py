@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from service.batch_policy import DISPATCH_REASONS, BatchPolicy
-from service.batching import Batcher, Finished, Hooks
-from service.lanes import Answer
+from service.batching import BATCHES_UNTIL_GROWTH, Batcher, Finished, Hooks
 from service.errors import (
     DeviceStuckError,
     InferenceError,
     NotReadyError,
     OutOfDeviceMemoryError,
 )
+from service.lanes import Answer
 from tests.service.virtual_time import in_virtual_time, now
 
 pytestmark = pytest.mark.anyio
@@ -386,6 +386,29 @@ async def test_a_lane_that_may_start_does_not_wait_for_one_that_is_more_urgent()
 
 
 @in_virtual_time
+async def test_who_would_be_late_after_the_next_batch_goes_before_it() -> None:
+    device = SlowDevice(lambda n: 0.05 * n)
+    async with slowly(device, max_wait_s=1.0) as batcher:
+        urgent = submit(batcher, 1.0, "urgent", due=now() + 0.3)
+        full = [submit(batcher, 2.0, "full", due=now() + 0.9) for _ in range(8)]
+        await asyncio.gather(urgent, *full)
+        assert [lane for _, lane, _ in device.batches] == ["urgent", "full"]
+        assert [batch.reason for batch in device.finished] == ["deadline", "full"]
+
+
+@in_virtual_time
+async def test_draining_cuts_a_wait_that_has_begun() -> None:
+    device, draining = SlowDevice(), []
+    async with slowly(device, max_wait_s=60.0, is_draining=lambda: bool(draining)) as batcher:
+        start = now()
+        job = submit(batcher, 1.0, due=now() + 600)
+        await asyncio.sleep(5)
+        draining.append(True)
+        await job
+        assert now() - start < 5.5
+
+
+@in_virtual_time
 async def test_who_drains_does_not_wait() -> None:
     device = SlowDevice()
     async with slowly(device, max_wait_s=5.0, is_draining=lambda: True) as batcher:
@@ -527,6 +550,37 @@ async def test_no_batch_is_larger_than_half_of_one_that_did_not_fit(
         await asyncio.gather(*(submit(batcher, 1.0, "other") for _ in range(8)))
         assert device.sizes[0] == num_images
         assert max(device.sizes[1:]) == half
+
+
+@in_virtual_time
+async def test_after_a_while_larger_batches_are_tried_again() -> None:
+    device = SlowDevice(num_fitting=3)
+    async with slowly(device, max_batch_size=8) as batcher:
+        await asyncio.gather(*(submit(batcher, 1.0) for _ in range(8)))
+        assert max(device.sizes[-4:]) == 2
+        device.num_fitting = 99
+        for _ in range(2 * BATCHES_UNTIL_GROWTH):
+            await submit(batcher, 1.0)
+        await asyncio.gather(*(submit(batcher, 1.0) for _ in range(8)))
+        assert device.sizes[-1] == 8
+
+
+@pytest.mark.parametrize("lane", ["a", "b"])
+async def test_a_broken_device_ends_the_loop_and_everybody_is_told(lane: str) -> None:
+    device = Device()
+
+    async def forward(key: str, images: Sequence[Tensor]) -> list[Tensor]:
+        await device.forward(key, images)
+        raise DeviceStuckError("an illegal memory access")
+
+    batcher: Batcher[str] = Batcher(forward, BatchPolicy(2), Hooks(lambda *_: 0.0))
+    loop = asyncio.create_task(batcher.run())
+    jobs = [submit(batcher, 1.0, lane) for _ in range(3)]
+    with pytest.raises(DeviceStuckError):
+        await loop
+    results = await asyncio.gather(*jobs, submit(batcher, 1.0), return_exceptions=True)
+    assert [type(result) for result in results] == [NotReadyError] * 4
+    assert len(device.batches) == 1
 
 
 @in_virtual_time

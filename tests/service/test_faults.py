@@ -158,6 +158,23 @@ async def test_an_image_that_does_not_fit_at_all_is_told_so(
         assert (await client.post("/v1/classify", content=owl)).status_code == 200
 
 
+@pytest.mark.anyio
+async def test_an_error_that_stays_in_the_device_turns_the_service_red(
+    app_client: AppClient, owl: bytes
+) -> None:
+    def break_down(module: nn.Module, _: tuple[Tensor, ...]) -> None:
+        if isinstance(module, VisionTransformer):
+            raise torch.AcceleratorError("CUDA error: an illegal memory access\nand so on")
+
+    async with app_client() as client:
+        hook = nn.modules.module.register_module_forward_pre_hook(break_down)
+        answer = await client.post("/v1/classify", content=owl)
+        hook.remove()
+        assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+        assert (await client.get("/livez")).status_code == 503
+        assert (await client.post("/v1/classify", content=owl)).status_code == 503
+
+
 # slow clients
 
 

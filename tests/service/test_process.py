@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,8 +16,24 @@ import httpx
 import pytest
 
 from tests.conftest import Server
+from tests.service.test_disconnects import HeldServer, eventually
 
 pytestmark = pytest.mark.e2e
+
+NEVER_LOADED = """
+import time
+from pathlib import Path
+
+from service import timm_models
+
+
+def load(spec):
+    Path(__file__).with_name("loading").touch()
+    time.sleep(600)
+
+
+timm_models.load = load
+"""
 
 
 @contextmanager
@@ -155,3 +172,28 @@ def test_the_command_line_has_a_version_and_help() -> None:
 
     assert run("--version").strip() == "0.1.0"
     assert "serve" in run("--help")
+
+
+@pytest.mark.slow
+def test_a_device_that_is_stuck_when_the_signal_comes_keeps_nobody_waiting(
+    tiny_model: Path, tmp_path: Path, owl: bytes
+) -> None:
+    server = HeldServer(tmp_path, tiny_model, RAPID_DRAIN_TIMEOUT_S="1")
+    server.hold()
+    with ThreadPoolExecutor(4) as clients:
+        posts = [clients.submit(server.post, owl) for _ in range(4)]
+        eventually(lambda: len(server.batches) == 1)
+        status, output = server.stop()  # the device is still held
+        answers = [post.result() for post in posts]
+    assert status == 0, output
+    assert [answer.status_code for answer in answers] == [503] * 4
+    assert {answer.json()["code"] for answer in answers} == {"not_ready"}
+
+
+@pytest.mark.slow
+def test_a_signal_ends_a_service_that_is_still_loading(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(NEVER_LOADED)
+    server = Server(RAPID_MODELS=str(tiny_model), PYTHONPATH=str(tmp_path))
+    eventually(lambda: (tmp_path / "loading").exists())
+    status, output = server.stop()
+    assert status == 0, output
