@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install serve test test-fast lint format check bench
+.PHONY: install serve test test-fast lint format check bench image
 
 install: $(INSTALLED)
 
@@ -34,6 +34,9 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 
 check: lint test
+
+image:
+	docker build -f docker/Dockerfile -t rapid-vit .
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.tiers

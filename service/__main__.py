@@ -15,7 +15,7 @@ from types import FrameType
 
 import uvicorn
 
-from service import event_log
+from service import early_exit, event_log  # noqa: F401 - the first must come first
 from service.app import create_app
 from service.calibrate import calibrate
 from service.engine import choose_device

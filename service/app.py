@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import math
-import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -14,7 +13,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from torch import Tensor
 
-from service import api_keys
+from service import api_keys, cores
 from service.admission import Admission
 from service.api_keys import ApiKeys
 from service.batch_policy import DISPATCH_REASONS, BatchPolicy, SpareTime
@@ -148,9 +147,7 @@ def _build_service(
         lifecycle=lifecycle,
         api_keys=_read_keys(settings),
         admission=admission,
-        decoder=Decoder(
-            settings.decode_threads or os.cpu_count() or 1, max_pixels=settings.max_pixels
-        ),
+        decoder=Decoder(settings.decode_threads or cores.count(), max_pixels=settings.max_pixels),
         batcher=batcher,
         shadow=Shadow(batcher, metrics, fraction=settings.shadow_fraction),
         computing=computing,

@@ -12,6 +12,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from service import cores
 from service.errors import DeviceStuckError, OutOfDeviceMemoryError
 from service.models import Variant
 
@@ -36,7 +37,8 @@ class Engine:
 
         Args:
             device: where the models are.
-            num_threads: threads that one batch may use on the CPU; 0 leaves torch's choice.
+            num_threads: threads that one batch may use on the CPU; 0: torch's choice, but not more
+                than there are cores for this process.
         """
         self.device = device
         self._worker = ThreadPoolExecutor(
@@ -116,5 +118,4 @@ def _first_line(exc: Exception) -> str:
 
 
 def _set_threads(num_threads: int) -> None:
-    if num_threads:
-        torch.set_num_threads(num_threads)
+    torch.set_num_threads(num_threads or min(torch.get_num_threads(), cores.count()))

@@ -46,6 +46,8 @@ SERVICE: dict[str, set[str]] = {
     "errors": set(),
     "event_log": set(),
     "calls": set(),
+    "cores": set(),
+    "early_exit": set(),
     "forecast": set(),
     "model_statistics": set(),
     "impatient": set(),
@@ -70,7 +72,7 @@ SERVICE: dict[str, set[str]] = {
     "timm_models": {"errors", "schemas"},
     "models": {"errors", "measured", "model_statistics", "tiers", "timm_models"},
     "calibrate": {"errors", "images", "schemas", "tiers", "timm_models"},
-    "engine": {"errors", "models"},
+    "engine": {"cores", "errors", "models"},
     "ranking": {"schemas"},
     "classify": {
         *("admission", "api_keys", "batching", "brownout", "calls", "choice", "decoding"),
@@ -88,12 +90,22 @@ SERVICE: dict[str, set[str]] = {
     },
     "app": {
         *("admission", "api_keys", "batch_policy", "batching", "brownout", "calls", "classify"),
-        *("decoding", "engine", "forecast", "lifecycle", "metrics", "models", "probe", "routes"),
+        *(
+            "cores",
+            "decoding",
+            "engine",
+            "forecast",
+            "lifecycle",
+            "metrics",
+            "models",
+            "probe",
+            "routes",
+        ),
         *("settings", "shadow", "startup"),
     },
     "__main__": {
-        *("app", "calibrate", "engine", "errors", "event_log", "impatient", "lifecycle"),
-        "settings",
+        *("app", "calibrate", "early_exit", "engine", "errors", "event_log", "impatient"),
+        *("lifecycle", "settings"),
     },
     "__init__": set(),
 }

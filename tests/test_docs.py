@@ -55,7 +55,7 @@ def test_every_make_target_of_the_readme_is_there() -> None:
     assert set(re.findall(r"make ([a-z-]+)", README)) <= targets
 
 
-@pytest.mark.parametrize("folder", ["rapid_core", "service", "tests", "benchmarks", "docs", ".ci"])
+@pytest.mark.parametrize("folder", ["rapid_core", "service", "tests", "benchmarks", "docs", ".ci", "docker", "deploy"])
 def test_no_path_of_somebodys_machine(folder: str) -> None:
     for path in (ROOT / folder).rglob("*"):
         if path.suffix in {".py", ".md", ".toml", ".yml", ".sh", ""} and path.is_file():

@@ -36,6 +36,23 @@ timm_models.load = load
 """
 
 
+SLOW_IMPORT = """
+import sys
+import time
+from pathlib import Path
+
+
+class Slow:
+    def find_spec(self, name, path, target=None):
+        if name == "torch":
+            Path(__file__).with_name("importing").touch()
+            time.sleep(30)
+
+
+sys.meta_path.insert(0, Slow())
+"""
+
+
 @contextmanager
 def under_load(
     server: Server, image: bytes, *, keep_alive: bool = False
@@ -172,6 +189,14 @@ def test_the_command_line_has_a_version_and_help() -> None:
 
     assert run("--version").strip() == "0.1.0"
     assert "serve" in run("--help")
+
+
+def test_a_signal_before_all_is_imported_ends_it_too(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SLOW_IMPORT)
+    server = Server(RAPID_MODELS=str(tiny_model), PYTHONPATH=str(tmp_path))
+    eventually(lambda: (tmp_path / "importing").exists())
+    status, output = server.stop()
+    assert (status, output) == (0, "")
 
 
 @pytest.mark.slow
