@@ -15,14 +15,16 @@ from types import FrameType
 
 import uvicorn
 
-from service import early_exit, event_log  # noqa: F401 - the first must come first
+from service import early_exit, event_log, probe_command  # noqa: F401 - the first must come first
 from service.app import create_app
 from service.calibrate import calibrate
 from service.engine import choose_device
 from service.errors import ModelLoadError, SettingsError
 from service.impatient import impatient
 from service.lifecycle import Lifecycle, Phase
+from service.probe_command import Wanted
 from service.settings import Settings
+from service.tiers import TIERS, Tier
 
 BUSY_THREADS_S = 0.5
 """how long the process waits at its end for the threads that decode and compute"""
@@ -125,14 +127,55 @@ def calibrate_model(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def probe_model(arguments: argparse.Namespace) -> int:
+    """Measure how accurate the tiers of a model are; returns the exit status."""
+    wanted = Wanted(
+        model=arguments.model,
+        data=arguments.data,
+        tiers=arguments.tiers,
+        device=arguments.device,
+        batch_size=arguments.batch_size,
+        max_images=arguments.max_images,
+    )
+    try:
+        rows, folder, model = probe_command.probe(wanted)
+        print(probe_command.table(rows))
+        if arguments.csv:
+            probe_command.write_csv(rows, arguments.csv)
+        if arguments.png:
+            probe_command.write_png(rows, arguments.png, model.name)
+        if arguments.baseline:
+            print(f"wrote {probe_command.write_baseline(rows, folder, model.architecture)}")
+    except ModelLoadError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _tiers(text: str) -> tuple[Tier, ...]:
+    names = [name.strip() for name in text.split(",")]
+    if unknown := [name for name in names if name not in TIERS]:
+        raise argparse.ArgumentTypeError(
+            f"{unknown[0]!r} is not a tier; allowed: {', '.join(TIERS)}"
+        )
+    return tuple(tier for tier in TIERS if tier in names)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="rapid", description="Serve Vision Transformers; settings are RAPID_* variables."
     )
     parser.add_argument("--version", action="version", version=version("rapid-vit"))
-    commands = parser.add_subparsers(title="commands", metavar="serve | calibrate")
+    commands = parser.add_subparsers(title="commands", metavar="serve | probe | calibrate")
     commands.add_parser("serve", help="serve the configured models; the default")
+    _add_probe(commands.add_parser("probe", help="measure each tier on labelled pictures"))
     search = commands.add_parser("calibrate", help="find a model's tiers on unlabelled pictures")
     search.add_argument("model", help="as in RAPID_MODELS: a bundled name, a folder, a timm name")
     search.add_argument("--images", type=Path, required=True, help="folder with pictures")
@@ -143,6 +186,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = getattr(parsed, "command", lambda _: serve())
     return command(parsed)
+
+
+def _add_probe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="everyday-vit-s14", help="as in RAPID_MODELS")
+    parser.add_argument(
+        "--data", type=Path, help="folder with pictures and labels.csv; default: beside the model"
+    )
+    parser.add_argument("--tiers", type=_tiers, default=TIERS, help="separated by commas")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--batch-size", type=_count, default=16)
+    parser.add_argument("--max-images", type=_count, default=10**9, help="evenly spaced ones")
+    parser.add_argument("--csv", type=Path, help="write the table there, too")
+    parser.add_argument("--png", type=Path, help="draw accuracy over cost there")
+    parser.add_argument(
+        "--baseline",
+        action="store_true",
+        help="note the result beside the pictures: the service warns when it falls below",
+    )
+    parser.set_defaults(command=probe_model)
 
 
 if __name__ == "__main__":

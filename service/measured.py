@@ -33,7 +33,8 @@ def share(count: int, total: int) -> Share:
     centre = value + Z**2 / (2 * total)
     margin = Z * math.sqrt(value * (1 - value) / total + Z**2 / (4 * total**2))
     scale = 1 + Z**2 / total
-    return Share(value, max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale))
+    low, high = (centre - margin) / scale, (centre + margin) / scale
+    return Share(value, max(0.0, min(value, low)), min(1.0, max(value, high)))
 
 
 @dataclass

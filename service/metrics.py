@@ -148,7 +148,7 @@ class Metrics:
             ("model",),
         )
         self.probe_interval = gauge(
-            "rapid_probe_interval_seconds", "Setting: from one probe to the next; 0: only at start."
+            "rapid_probe_interval_seconds", "Setting: from one probe to the next; 0: never."
         )
         self.shadow_samples = counter(
             "rapid_shadow_samples_total",

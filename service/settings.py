@@ -34,9 +34,13 @@ class Settings(BaseSettings):
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu`, `cuda`, `cuda:1`"
     )
     num_threads: int = Field(
-        0, ge=0, description="threads that compute on the CPU; 0: one per core that the process may use"
+        0,
+        ge=0,
+        description="threads that compute on the CPU; 0: one per core that the process may use",
     )
-    decode_threads: int = Field(0, ge=0, description="threads that decode images; 0: one per core that the process may use")
+    decode_threads: int = Field(
+        0, ge=0, description="threads that decode images; 0: one per core that the process may use"
+    )
     default_tier: Tier = Field(
         "balanced", description="tier of a request that names neither `tier` nor `r`"
     )

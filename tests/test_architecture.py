@@ -67,6 +67,11 @@ SERVICE: dict[str, set[str]] = {
     "measured": set(),
     "probe_set": {"errors", "schemas"},
     "probe": {"decoding", "errors", "measured", "metrics", "models", "probe_set", "tiers"},
+    "probe_command": {
+        *("engine", "errors", "images", "measured", "models", "probe", "probe_set", "schemas"),
+        *("tiers", "timm_models"),
+    },
+    "probe_plot": {"probe_command"},
     "shadow": {"batching", "errors", "metrics", "models", "tiers"},
     "metrics": set(),
     "timm_models": {"errors", "schemas"},
@@ -105,7 +110,7 @@ SERVICE: dict[str, set[str]] = {
     },
     "__main__": {
         *("app", "calibrate", "early_exit", "engine", "errors", "event_log", "impatient"),
-        *("lifecycle", "settings"),
+        *("lifecycle", "probe_command", "settings", "tiers"),
     },
     "__init__": set(),
 }
@@ -119,9 +124,11 @@ DOORS = {
     "torchvision": {"timm_models"},
     "torch": {
         *("app", "batching", "calibrate", "classify", "decoding", "engine", "images", "lanes"),
-        *("measured", "models", "probe", "ranking", "routes", "shadow", "timm_models"),
+        *("measured", "models", "probe", "probe_command", "ranking", "routes", "shadow"),
+        "timm_models",
     },
     "PIL": {"images", "models", "timm_models"},
+    "matplotlib": {"probe_plot"},
     "psutil": {"engine"},
     "prometheus_client": {"app", "metrics", "routes"},
     "pydantic": {"routes", "schemas", "settings"},

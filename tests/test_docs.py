@@ -5,9 +5,12 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics import MetricWrapperBase
 
 import rapid_core
 from service.app import create_app
+from service.metrics import Metrics
 from service.settings import PREFIX, Settings
 from service.tiers import TIERS
 
@@ -42,6 +45,24 @@ def test_every_file_of_the_code_stands_in_the_map() -> None:
                 assert f"`{path.name}`" in README, path
 
 
+def test_the_table_of_metrics_is_the_registry() -> None:
+    registry = CollectorRegistry()
+    Metrics(registry)
+    registered = {
+        (
+            metric._name + ("_total" if metric._type == "counter" else ""),
+            metric._type,
+            ", ".join(metric._labelnames),
+            metric._documentation,
+        )
+        for metric in registry._collector_to_names
+        if isinstance(metric, MetricWrapperBase)
+    }
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    row = r"^\| `(rapid_\w+)` \| (\w+) \| ([\w, ]*) \| (.*) \|$"
+    assert {tuple(map(str.strip, cells)) for cells in re.findall(row, page, re.M)} == registered
+
+
 def test_every_method_and_option_has_its_half_page() -> None:
     pages = (ROOT / "docs" / "methods.md").read_text()
     for name, method in rapid_core.METHODS.items():
@@ -55,7 +76,9 @@ def test_every_make_target_of_the_readme_is_there() -> None:
     assert set(re.findall(r"make ([a-z-]+)", README)) <= targets
 
 
-@pytest.mark.parametrize("folder", ["rapid_core", "service", "tests", "benchmarks", "docs", ".ci", "docker", "deploy"])
+@pytest.mark.parametrize(
+    "folder", ["rapid_core", "service", "tests", "benchmarks", "docs", ".ci", "docker", "deploy"]
+)
 def test_no_path_of_somebodys_machine(folder: str) -> None:
     for path in (ROOT / folder).rglob("*"):
         if path.suffix in {".py", ".md", ".toml", ".yml", ".sh", ""} and path.is_file():
