@@ -7,21 +7,17 @@ requests to both (all tiers to the second), and compares the resident memory of 
 """
 
 import json
-import os
-import socket
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
 
 from benchmarks import environment
+from benchmarks.running import running
 from service.tiers import TIERS
 from service.timm_models import BUNDLED_MODELS
 
 ALLOWED_MIB = 300
-READY_WITHIN_S = 120
 REQUESTS = 24
 
 
@@ -42,46 +38,20 @@ def main() -> int:
 
 def resident_mib(tiers: tuple[str, ...]) -> float:
     """Resident memory of a service, in MiB, after it has answered with each of the tiers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service"],
-        env={**os.environ, "RAPID_PORT": str(port), "RAPID_WARMUP_TIERS": ",".join(tiers)},
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        wait_until_ready(url)
+    with running(RAPID_WARMUP_TIERS=",".join(tiers)) as service:
         photos = sorted((BUNDLED_MODELS / "everyday-vit-s14" / "examples").glob("*.jpg"))
         for number in range(REQUESTS):
             photo = photos[number % len(photos)].read_bytes()
             httpx.post(
-                f"{url}/v1/classify",
+                f"{service.url}/v1/classify",
                 params={"tier": tiers[number % len(tiers)]},
                 content=photo,
                 headers={"Content-Type": "image/jpeg"},
                 timeout=60,
             ).raise_for_status()
-        status = Path(f"/proc/{process.pid}/status").read_text()
-    finally:
-        process.terminate()
-        process.wait(60)
+        status = Path(f"/proc/{service.pid}/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
     return int(line.split()[1]) / 1024
-
-
-def wait_until_ready(url: str) -> None:
-    """Return once the service is warm."""
-    end = time.monotonic() + READY_WITHIN_S
-    while time.monotonic() < end:
-        try:
-            if httpx.get(f"{url}/readyz").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass  # it does not listen yet
-        time.sleep(0.1)
-    raise TimeoutError(f"not ready within {READY_WITHIN_S} s")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,90 @@
+"""What the probe costs live traffic: latency with a probe that never rests, and without one.
+
+    python -m benchmarks.probe_cost --rate 8 --rounds 4
+
+Each round starts the service twice, with and without the probe, in changing order, and sends the
+same Poisson arrivals to both. Quoted are medians over the rounds, and their ratio; beside them how
+far the rounds without a probe lie apart, which is the noise that the ratio has to be seen in.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import httpx
+from tqdm import tqdm
+
+from benchmarks import environment
+from benchmarks.running import running
+
+PROBES = {"off": "0", "on": "0.001"}
+"""seconds from one probe to the next"""
+QUANTILES = ("p50", "p90", "p99")
+SAMPLES = "rapid_probe_samples_total"
+
+
+def main() -> int:
+    """Print one JSON document."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rate", type=float, default=8.0, help="arrivals per second")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--duration", type=float, default=20.0, help="seconds of each measurement")
+    arguments = parser.parse_args()
+    latency_ms: dict[str, list[dict[str, float]]] = {name: [] for name in PROBES}
+    num_probed = 0
+    for number in tqdm(range(arguments.rounds), unit=" rounds"):
+        order = list(PROBES) if number % 2 == 0 else list(PROBES)[::-1]
+        for name in order:
+            with running(RAPID_PROBE_INTERVAL_S=PROBES[name]) as service:
+                report = load(service.url, arguments.rate, arguments.duration, seed=number)
+                num_probed += probed(service.url)
+            latency_ms[name].append(report["all"]["latency_ms"])
+    result = {
+        "rate": arguments.rate,
+        "rounds": arguments.rounds,
+        "duration_s": arguments.duration,
+        "num_pictures_probed": num_probed,
+        "latency": {quantile: compare(latency_ms, quantile) for quantile in QUANTILES},
+        "environment": environment.describe(),
+    }
+    print(json.dumps(result, indent=1))
+    return 0
+
+
+def compare(latency_ms: dict[str, list[dict[str, float]]], quantile: str) -> dict[str, Any]:
+    """Medians over the rounds, their ratio, and the noise: largest over smallest without probe."""
+    values = {name: [row[quantile] for row in rows] for name, rows in latency_ms.items()}
+    off, on = (statistics.median(values[name]) for name in PROBES)
+    return {
+        "off_ms": round(off, 1),
+        "on_ms": round(on, 1),
+        "ratio": round(on / off, 3),
+        "noise": round(max(values["off"]) / min(values["off"]), 3),
+    }
+
+
+def load(url: str, rate: float, duration_s: float, *, seed: int) -> dict[str, Any]:
+    """One run of benchmarks.load; its report."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "load.json"
+        numbers = {"--rate": rate, "--duration": duration_s, "--deadline-ms": 5000, "--seed": seed}
+        options = [str(part) for pair in numbers.items() for part in pair]
+        command = [sys.executable, "-m", "benchmarks.load", "--url", url, "--out", str(out)]
+        subprocess.run([*command, *options], check=True, stdout=subprocess.DEVNULL)
+        report: dict[str, Any] = json.loads(out.read_text())
+    return report
+
+
+def probed(url: str) -> int:
+    """Pictures that the service has run for its probe so far."""
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return int(sum(float(line.split()[-1]) for line in lines if line.startswith(SAMPLES)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
