@@ -106,25 +106,15 @@ def _build_service(
     settings: Settings, engine: Engine, metrics: Metrics, lifecycle: Lifecycle
 ) -> Service:
     computing = Forecast(max_size=settings.max_batch_size)
-
-    def on_batch(batch: Finished[Variant]) -> None:
-        computing.observe(batch.lane, batch.num_images, batch.seconds)
-        metrics.dispatches.labels(batch.reason).inc()
-        metrics.device_busy.labels("spare" if batch.is_spare else "clients").inc(batch.seconds)
-        if batch.is_spare:
-            return
-        metrics.batch_size.labels(batch.lane.model, batch.lane.method).observe(batch.num_images)
-        served.find(batch.lane.model).statistics.executed(batch.num_images, batch.seconds)
-
-    def pressure() -> float:
-        late = 1000 * batcher.backlog_s / settings.deadline_ms
-        return min(1.0, max(admission.fill, late))
-
     served = Models()
     batcher: Batcher[Variant] = Batcher(
         engine.forward,
         BatchPolicy(settings.max_batch_size, settings.max_wait_ms / 1000),
-        Hooks(computing.seconds, on_batch, lambda: lifecycle.phase is Phase.DRAINING),
+        Hooks(
+            computing.seconds,
+            partial(_count_batch, metrics, computing, served),
+            lambda: lifecycle.phase is Phase.DRAINING,
+        ),
         spare_time=SpareTime(settings.spare_share),
     )
     admission = Admission(
@@ -132,17 +122,8 @@ def _build_service(
         max_bytes=settings.max_queue_bytes,
         retry_after_s=lambda: max(1, math.ceil(batcher.backlog_s)),
     )
-    brownout = Brownout(pressure if settings.brownout == "on" else lambda: 0.0)
-    metrics.queue_images.set_function(lambda: batcher.num_waiting)
-    metrics.running_batch.set_function(lambda: batcher.running_s)
-    metrics.saturation.set_function(pressure)
-    metrics.brownout_level.set_function(brownout.level)
-    metrics.ready.set_function(lambda: lifecycle.phase is Phase.READY)
-    metrics.probe_interval.set(settings.probe_interval_s)
-    for kind in MEMORY_KINDS:
-        metrics.device_memory.labels(kind).set_function(partial(engine.memory_bytes, kind))
-    _start_at_zero(metrics)
-    return Service(
+    pressure = partial(_pressure, batcher, admission, settings.deadline_ms / 1000)
+    service = Service(
         models=served,
         lifecycle=lifecycle,
         api_keys=_read_keys(settings),
@@ -151,12 +132,44 @@ def _build_service(
         batcher=batcher,
         shadow=Shadow(batcher, metrics, fraction=settings.shadow_fraction),
         computing=computing,
-        brownout=brownout,
+        brownout=Brownout(pressure if settings.brownout == "on" else lambda: 0.0),
         metrics=metrics,
         default_tier=settings.default_tier,
         default_deadline_ms=settings.deadline_ms,
         max_batch_size=settings.max_batch_size,
     )
+    _publish_gauges(service, engine, pressure)
+    metrics.probe_interval.set(settings.probe_interval_s)
+    return service
+
+
+def _count_batch(
+    metrics: Metrics, computing: Forecast, served: Models, batch: Finished[Variant]
+) -> None:
+    """Note a finished batch where it is of use."""
+    computing.observe(batch.lane, batch.num_images, batch.seconds)
+    metrics.dispatches.labels(batch.reason).inc()
+    metrics.device_busy.labels("spare" if batch.is_spare else "clients").inc(batch.seconds)
+    if not batch.is_spare:
+        metrics.batch_size.labels(batch.lane.model, batch.lane.method).observe(batch.num_images)
+        served.find(batch.lane.model).statistics.executed(batch.num_images, batch.seconds)
+
+
+def _pressure(batcher: Batcher[Variant], admission: Admission, deadline_s: float) -> float:
+    """How close the service is to refusing requests, 0 ... 1: by room, or by time."""
+    return min(1.0, max(admission.fill, batcher.backlog_s / deadline_s))
+
+
+def _publish_gauges(service: Service, engine: Engine, pressure: Callable[[], float]) -> None:
+    metrics, batcher, lifecycle = service.metrics, service.batcher, service.lifecycle
+    metrics.queue_images.set_function(lambda: batcher.num_waiting)
+    metrics.running_batch.set_function(lambda: batcher.running_s)
+    metrics.saturation.set_function(pressure)
+    metrics.brownout_level.set_function(service.brownout.level)
+    metrics.ready.set_function(lambda: lifecycle.phase is Phase.READY)
+    for kind in MEMORY_KINDS:
+        metrics.device_memory.labels(kind).set_function(partial(engine.memory_bytes, kind))
+    _start_at_zero(metrics)
 
 
 def _start_at_zero(metrics: Metrics) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from service import tiers
 from service.decoding import Decoder
-from service.errors import NotReadyError, ServiceError
+from service.errors import NotReadyError
 from service.measured import Measured
 from service.metrics import Metrics
 from service.models import ServedModel, Variant
@@ -55,7 +55,7 @@ class Probe:
                     await self._probe(model, probe_set)
                 except NotReadyError:
                     return  # the service is going away
-                except (ServiceError, OSError):
+                except Exception:  # whatever is wrong with a picture, clients are served on
                     logger.exception("a probe failed", extra={"model": model.name})
             await asyncio.sleep(max(0.0, started + interval_s - time.monotonic()))
 

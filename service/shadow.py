@@ -9,7 +9,7 @@ from torch import Tensor
 
 from service import tiers
 from service.batching import Batcher
-from service.errors import NotReadyError, ServiceError
+from service.errors import NotReadyError
 from service.metrics import Metrics
 from service.models import ServedModel, Variant
 
@@ -73,7 +73,7 @@ class Shadow:
                 await self._compare(sample)
             except NotReadyError:
                 return
-            except ServiceError:
+            except Exception:  # clients are served on
                 logger.exception("a comparison failed", extra={"model": sample.model.name})
 
     async def _compare(self, sample: Sample) -> None:
