@@ -20,26 +20,64 @@ class Admission:
         self.num_bytes = 0
 
     @contextmanager
-    def enter(self, *, num_images: int = 0, num_bytes: int = 0) -> Iterator[None]:
+    def enter(self, *, num_images: int) -> Iterator[None]:
         """Hold a place for as long as the context lasts.
 
         Raises:
             OverloadedError: not enough room. A single request that is larger than the limit is
                 let in while nothing else is inside, so it is never refused for ever.
         """
-        if self._is_over(self.num_images, num_images, self._max_images) or self._is_over(
-            self.num_bytes, num_bytes, self._max_bytes
-        ):
-            raise self.refusal(
-                f"the service is full ({self.num_images} images, {self.num_bytes} bytes inside)"
-            )
+        self._require_images(num_images)
         self.num_images += num_images
-        self.num_bytes += num_bytes
         try:
             yield
         finally:
             self.num_images -= num_images
-            self.num_bytes -= num_bytes
+
+    @contextmanager
+    def receive(self, *, announced_bytes: int) -> Iterator[Callable[[int], None]]:
+        """Count a body as it arrives; what has arrived counts for as long as the context lasts.
+
+        Nothing is kept free for what is only announced: a few clients that announce much and send
+        nothing would keep everybody out.
+
+        Args:
+            announced_bytes: 0 if the client does not say.
+
+        Yields:
+            To be called with the number of bytes whenever some have arrived.
+
+        Raises:
+            OverloadedError: there is no room for any image now, or for so many bytes; also from
+                the function. A single request may be larger than the limit, as in `enter`.
+        """
+        self._require_images(1)
+        self._require_bytes(self.num_bytes, announced_bytes)
+        held = 0
+
+        def arrived(num_bytes: int) -> None:
+            nonlocal held
+            self._require_bytes(self.num_bytes - held, held + num_bytes)
+            held += num_bytes
+            self.num_bytes += num_bytes
+
+        try:
+            yield arrived
+        finally:
+            self.num_bytes -= held
+
+    def _require_images(self, wanted: int) -> None:
+        if self._is_over(self.num_images, wanted, self._max_images):
+            raise self._full()
+
+    def _require_bytes(self, inside: int, wanted: int) -> None:
+        if self._is_over(inside, wanted, self._max_bytes):
+            raise self._full()
+
+    def _full(self) -> OverloadedError:
+        return self.refusal(
+            f"the service is full ({self.num_images} images, {self.num_bytes} bytes inside)"
+        )
 
     def refusal(self, reason: str) -> OverloadedError:
         """The error for a client that should come again when the work inside is done."""

@@ -19,7 +19,7 @@ from service.api_keys import ApiKeys
 from service.batch_policy import DISPATCH_REASONS, BatchPolicy, SpareTime
 from service.batching import Batcher, Finished, Hooks
 from service.brownout import Brownout
-from service.calls import PHASES
+from service.calls import PHASES, UNKNOWN
 from service.classify import Service
 from service.decoding import Decoder
 from service.engine import MEMORY_KINDS, Engine, choose_device
@@ -182,6 +182,7 @@ def _start_at_zero(metrics: Metrics) -> None:
         metrics.rejected.labels(error.code)
     for work in ("clients", "spare"):
         metrics.device_busy.labels(work)
+    metrics.expect_requests(UNKNOWN, UNKNOWN, problems.ALL_STATUSES)
 
 
 def _build_probe(service: Service) -> Probe:

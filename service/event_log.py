@@ -9,6 +9,9 @@ from pythonjsonlogger.json import JsonFormatter
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 TRACE_ID: ContextVar[str | None] = ContextVar("trace_id", default=None)
 
+TALKATIVE = ("PIL", "python_multipart")
+"""libraries that at level debug print what they parse: tags of images, bytes of bodies"""
+
 
 def configure(level: str) -> None:
     """Log everything of this level and above to standard error."""
@@ -25,6 +28,8 @@ def configure(level: str) -> None:
     )
     logging.basicConfig(level=level.upper(), handlers=[handler])
     logging.captureWarnings(capture=True)
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _add_ids(record: logging.LogRecord) -> bool:

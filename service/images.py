@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 import struct
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,6 +16,17 @@ logger = logging.getLogger(__name__)
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 DRAFT_FORMATS = ("JPEG", "MPO")
+
+MAX_SCANS = 32
+"""of a JPEG. Encoders write about ten; each one, however short, is a pass over all pixels."""
+MAX_SEGMENTS = 10_000
+"""of a JPEG, scans included; a photo has some dozens."""
+MAX_READS = 500_000
+"""of a file, by Pillow's parsers: they are Python, and slow on millions of tiny pieces."""
+MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+"""in a JPEG; FF 00 and the restart markers belong to a scan's data, and FF FF is filling."""
+SCAN, END_OF_IMAGE = 0xDA, 0xD9
+WITHOUT_LENGTH = (0x01, 0xD8)
 
 # Pillow's own limit only warns, and it counts for the whole process; ours is checked below, from
 # the header, before anything is decoded.
@@ -40,22 +52,62 @@ def decode(body: bytes, spec: InputSpec) -> Tensor:
 
     Raises:
         ImageRejectedError: empty, truncated, damaged, or not an image of a known format.
-        TooLargeError: more pixels than allowed.
+        TooLargeError: more pixels than allowed, or than there is memory for.
     """
     if not body:
         raise ImageRejectedError("the image is empty (0 bytes)")
     try:
-        with Image.open(io.BytesIO(body), formats=FORMATS) as image:
+        _check_scans(body)
+        with Image.open(_MeteredFile(body), formats=FORMATS) as image:
             _check_size(image.size, spec)
             return spec.transform(_to_rgb(image, spec.resize_side))
-    except (ImageRejectedError, TooLargeError, MemoryError):
+    except (ImageRejectedError, TooLargeError):
         raise
+    except MemoryError as exc:
+        raise TooLargeError(
+            "there is not enough memory to decode the image; send a smaller one"
+        ) from exc
     except UnidentifiedImageError as exc:
         raise ImageRejectedError(
             f"this is not an image of a known format; known are {', '.join(FORMATS)}"
         ) from exc
     except Exception as exc:  # damaged files make decoders raise almost anything
         raise ImageRejectedError(f"the image is damaged and cannot be decoded: {exc}") from exc
+
+
+class _MeteredFile(io.BytesIO):
+    """A file that is not read in millions of tiny pieces."""
+
+    _num_reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._num_reads += 1
+        if self._num_reads > MAX_READS:
+            raise ImageRejectedError("the image file consists of too many tiny parts")
+        return super().read(size)
+
+
+def _check_scans(body: bytes) -> None:
+    """Refuse a JPEG that costs far more time than its pixels and bytes let expect.
+
+    Other formats need no such check: in a TIFF, libtiff itself stops at 100 scans.
+    """
+    # Counting is quick, and can only count too many: a preview or a film may follow the picture.
+    if not body.startswith(b"\xff\xd8") or body.count(b"\xff\xda") <= MAX_SCANS:
+        return
+    num_scans = num_segments = 0
+    at = 2
+    while (found := MARKER.search(body, at)) and (marker := found[0][1]) != END_OF_IMAGE:
+        at = found.end()
+        if marker not in WITHOUT_LENGTH:
+            at += max(2, int.from_bytes(body[at : at + 2]))
+        num_segments += 1
+        num_scans += marker == SCAN
+        if num_scans > MAX_SCANS or num_segments > MAX_SEGMENTS:
+            raise ImageRejectedError(
+                f"the JPEG file has too many scans or segments; allowed are {MAX_SCANS} scans and "
+                f"{MAX_SEGMENTS} segments, save it as a baseline JPEG"
+            )
 
 
 def _check_size(size: tuple[int, int], spec: InputSpec) -> None:
@@ -77,7 +129,8 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
     except (SyntaxError, ValueError, KeyError, TypeError, struct.error) as exc:
-        logger.debug("unreadable EXIF block: %s", exc)
+        # Not what it says: it may quote the block, and logs hold nothing of an image.
+        logger.debug("unreadable EXIF block: %s", type(exc).__name__)
         image.info.pop("exif", None)
         return image
 

@@ -1,12 +1,19 @@
-"""uvicorn's HTTP protocol, with a limit to how long a request may take to arrive.
+"""uvicorn's HTTP protocol, with limits to how long and how much a client may send to no purpose.
 
 uvicorn itself waits for ever for a head that comes byte by byte, and for the rest of a body whose
-request has been refused already.
+request has been refused already; it collects a head without end, and where a client offers to speak
+another protocol, it takes the body for the next request.
 """
 
 import asyncio
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+SLICE_BYTES = 16 * 1024
+MAX_SILENT_BYTES = 64 * 1024
+"""of a head, of trailers, or of what may stand between two pieces of a chunked body"""
+OFFERS = (b"upgrade", b"http2-settings")
 
 
 class ImpatientProtocol(HttpToolsProtocol):
@@ -14,26 +21,102 @@ class ImpatientProtocol(HttpToolsProtocol):
 
     max_receive_s: float
     _timer: asyncio.TimerHandle | None = None
+    _num_silent_bytes = 0
+    """that have come since the last head, piece of a body or end of a request"""
+    _has_head = False
+    _is_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there: it may begin."""
         super().connection_made(transport)
         self._start()
 
+    def data_received(self, data: bytes) -> None:
+        """Something has come; in slices, because the parser does not tell where it is in them."""
+        self._unset_keepalive_if_required()
+        for start in range(0, len(data), SLICE_BYTES):
+            if self._is_refused or self.transport.is_closing():
+                return
+            self._feed(data[start : start + SLICE_BYTES])
+
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
+        self._has_head = False
         self._start()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header has arrived; trailers, which nobody asked for, are left out."""
+        if not self._has_head:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """A head has arrived."""
+        self._num_silent_bytes = 0
+        if not self.parser.should_upgrade():  # else it comes again, see `_feed`
+            self._has_head = True
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body has arrived."""
+        self._num_silent_bytes = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """A request has arrived."""
-        self._stop()
-        super().on_message_complete()
+        self._num_silent_bytes = 0
+        if not self.parser.should_upgrade():
+            self._stop()
+            super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""
         self._stop()
         super().connection_lost(exc)
+
+    def _feed(self, data: bytes) -> None:
+        self._num_silent_bytes += len(data)
+        while data:
+            try:
+                self.parser.feed_data(data)
+                break
+            except httptools.HttpParserUpgrade as exc:
+                if self.parser.get_method() == b"CONNECT":
+                    self._refuse("CONNECT is not supported.")
+                    return
+                # A server may ignore the offer (RFC 9110, 7.8). The parser cannot: for it the body
+                # is the other protocol already. So it is given the same head without the offer.
+                (num_parsed,) = exc.args
+                data = self._head_without_offer() + data[num_parsed:]
+            except httptools.HttpParserError:
+                self._refuse("Invalid HTTP request received.")
+                return
+        if self._num_silent_bytes > MAX_SILENT_BYTES:
+            self._refuse(f"More than {MAX_SILENT_BYTES} bytes of head.")
+
+    def _head_without_offer(self) -> bytes:
+        """The head that has been read, for the parser to read again."""
+        version = self.parser.get_http_version().encode()
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
+        lines += [name + b": " + value for name, value in self.headers if name not in OFFERS]
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _refuse(self, message: str) -> None:
+        """Close the connection: nobody knows where in it the next request would begin."""
+        self._is_refused = True
+        self.logger.warning(message)
+        if self._is_answering:
+            self.cycle.keep_alive = False  # it closes behind that answer
+        elif self.cycle is not None and self.cycle.more_body and self.cycle.response_started:
+            self.transport.close()
+        else:
+            self.send_400_response(message)
+
+    @property
+    def _is_answering(self) -> bool:
+        """Whether a request has arrived whole and waits for its answer."""
+        cycle = self.cycle
+        return cycle is not None and not (cycle.response_complete or cycle.more_body)
 
     def _start(self) -> None:
         self._stop()
@@ -45,8 +128,8 @@ class ImpatientProtocol(HttpToolsProtocol):
             self._timer = None
 
     def _give_up(self) -> None:
-        if self.pipeline:
-            self._start()  # it is we who have stopped reading, until the former is answered
+        if self.pipeline or self._is_answering:
+            self._start()  # it is we who are late: the former request is not answered yet
         elif not self.transport.is_closing():
             self.transport.close()
 

@@ -1,5 +1,6 @@
 """Every counter, gauge and histogram. Base units; labels come from short closed lists."""
 
+from collections.abc import Iterable
 from functools import partial
 
 from prometheus_client import (
@@ -178,6 +179,11 @@ class Metrics:
             "Always 1; the labels say what is running.",
             ("version", "torch", "timm", "device"),
         )
+
+    def expect_requests(self, model: str, tier: str, codes: Iterable[int]) -> None:
+        """Start counters at zero: one that appears with its first event hides it from rate()."""
+        for code in codes:
+            self.requests.labels(model, tier, str(code))
 
     def render(self) -> bytes:
         """Everything in Prometheus' text format."""

@@ -1,5 +1,6 @@
 """Weights -> one runner per (method, r), over one copy of the weights."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from threading import Lock
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from service.tiers import CALIBRATED_METHOD, ReductionRange, Tier
 from service.timm_models import LoadedModel
 
 METHODS = tuple(rapid_core.METHODS)
+MODEL_NAME = re.compile(r"[\w.:@+-]+", re.ASCII)
 
 
 class Variant(NamedTuple):
@@ -174,10 +176,17 @@ def name_and_spec(setting: str) -> tuple[str, str]:
     """Split one entry of RAPID_MODELS: `name=spec`, or a spec that names itself.
 
     A folder or a repository is called by the last part of its path.
+
+    Raises:
+        ModelLoadError: a name that could not stand in a path of the API.
     """
-    name, found, spec = setting.partition("=")
+    name, found, spec = (part.strip() for part in setting.partition("="))
     if found:
-        return name.strip(), spec.strip()
+        if not MODEL_NAME.fullmatch(name):
+            raise ModelLoadError(
+                f"{name!r} cannot be a model's name; allowed are letters, digits and . _ - + @ :"
+            )
+        return name, spec
     return setting.rstrip("/").rpartition("/")[-1], setting
 
 

@@ -48,6 +48,8 @@ class Probe:
         """
         for model, probe_set in probe_sets:
             self._publish_baseline(model, probe_set)
+            for tier in TIERS:
+                self._metrics.probe_samples.labels(*_labels(model, tier))
         while True:
             started = time.monotonic()
             for model, probe_set in probe_sets:

@@ -63,15 +63,15 @@ class Settings(BaseSettings):
         128, ge=1, description="most images inside (decoding, waiting, computing); more are refused"
     )
     max_queue_bytes: int = Field(
-        256 * MEBIBYTE, ge=1, description="most bytes of request bodies inside; more are refused"
+        256 * MEBIBYTE,
+        ge=1,
+        description="most bytes of request bodies that have arrived; more are refused",
     )
     max_body_bytes: int = Field(32 * MEBIBYTE, ge=1, description="most bytes of one request body")
     max_pixels: int = Field(
         50_000_000, ge=1, description="most pixels of one image, before and after resizing"
     )
-    max_images_per_request: int = Field(
-        16, ge=1, description="most images in one multipart request"
-    )
+    max_images_per_request: int = Field(16, ge=1, description="most images in one request")
     deadline_ms: float = Field(
         30_000, gt=0, le=3_600_000, description="a request not answered by then gets 504"
     )

@@ -56,9 +56,7 @@ def _announce(service: Service, model: ServedModel) -> None:
     service.models.add(model)
     service.metrics.model_ready.labels(model.name).set(1)
     for tier in (*TIERS, CUSTOM_TIER):
-        # A counter that appears with its first event hides that event from rate().
-        for status in (200, *ALL_STATUSES):
-            service.metrics.requests.labels(model.name, tier, str(status))
+        service.metrics.expect_requests(model.name, tier, (200, *ALL_STATUSES))
     logger.info(
         "model ready",
         extra={

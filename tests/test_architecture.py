@@ -129,6 +129,8 @@ DOORS = {
     },
     "PIL": {"images", "models", "timm_models"},
     "matplotlib": {"probe_plot"},
+    "httptools": {"impatient"},
+    "python_multipart": {"routes"},
     "psutil": {"engine"},
     "prometheus_client": {"app", "metrics", "routes"},
     "pydantic": {"routes", "schemas", "settings"},

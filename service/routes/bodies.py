@@ -3,15 +3,14 @@
 import asyncio
 import base64
 import json
-import math
 import re
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
+from functools import partial
 from typing import NamedTuple
 
 from pydantic import ValidationError
-from starlette.datastructures import FormData, Headers, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from service.errors import (
@@ -20,6 +19,7 @@ from service.errors import (
     TooLargeError,
     UnsupportedMediaError,
 )
+from service.routes import forms
 from service.schemas import ClassifyParameters
 
 IMAGE_TYPES = (
@@ -37,25 +37,10 @@ JSON_TYPE = "application/json"
 MULTIPART_TYPE = "multipart/form-data"
 IMAGE_FIELD = "image"
 DATA_URI = re.compile(r"data:[\w.+/-]*(;[\w.+-]+=[\w.+-]*)*;base64,", re.ASCII)
-LONGEST_FIELD_BYTES = 1024
-
-
-class _WholeFormParser(MultiPartParser):
-    """Starlette's parser, which by itself drops the last part of a form that was cut off."""
-
-    complete = False
-
-    def on_end(self) -> None:
-        self.complete = True
-        super().on_end()
-
-    async def parse_whole(self) -> FormData:
-        form = await self.parse()
-        if not self.complete:
-            for file in self._files_to_close_on_error:
-                file.close()
-            raise MultiPartException("its closing boundary is missing; was it cut off?")
-        return form
+LONGEST_DATA_URI_HEAD = 1024
+MAX_JSON_MARKS = 256
+"""brackets, braces, commas and colons in a JSON body. The image in it has none, and its parameters
+some dozens; millions would keep the parser busy, which lets no other thread run meanwhile."""
 
 
 class Upload(NamedTuple):
@@ -66,36 +51,43 @@ class Upload(NamedTuple):
     parameters: ClassifyParameters
 
 
-def expected_length(headers: Headers, max_bytes: int) -> int:
-    """The most bytes that a body will have: what its header says, else what is allowed.
-
-    A compressed one may become as large as is allowed.
+def announced_length(headers: Headers, max_bytes: int) -> int:
+    """How many bytes the header says that a body will have; 0 if it does not say.
 
     Raises:
         TooLargeError: the header announces more than `max_bytes`.
     """
     announced = headers.get("content-length", "")
     if not announced.isdecimal():
-        return max_bytes
+        return 0
     if len(announced) > len(str(max_bytes)) or int(announced) > max_bytes:
         raise _too_large(max_bytes)
-    is_plain = headers.get("content-encoding", "identity").lower() == "identity"
-    return int(announced) if is_plain else max_bytes
+    return int(announced)
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
+def is_plain(headers: Headers) -> bool:
+    """Whether a body is what it is, not compressed."""
+    return headers.get("content-encoding", "identity").lower() == "identity"
+
+
+async def read_body(request: Request, max_bytes: int, arrived: Callable[[int], None]) -> bytes:
     """The whole body.
+
+    Args:
+        request: whose body it is.
+        max_bytes: most bytes.
+        arrived: told how many bytes have come, piece by piece; may raise.
 
     Raises:
         TooLargeError: it has more than `max_bytes`.
     """
-    chunks, length = [], 0
+    body = bytearray()  # not a list of pieces: of one byte each they would be many times larger
     async for chunk in request.stream():
-        length += len(chunk)
-        if length > max_bytes:
+        if len(body) + len(chunk) > max_bytes:
             raise _too_large(max_bytes)
-        chunks.append(chunk)
-    return b"".join(chunks)
+        arrived(len(chunk))
+        body += chunk
+    return bytes(body)
 
 
 def _too_large(max_bytes: int) -> TooLargeError:
@@ -112,7 +104,7 @@ async def parse(
         headers: for the content type.
         query: names and values of the query string.
         max_images: most images in a multipart body.
-        pool: where base64 and JSON are decoded, off the event loop.
+        pool: where everything but a bare image is taken apart, off the event loop.
 
     Raises:
         UnsupportedMediaError: a content type that cannot hold an image.
@@ -120,23 +112,27 @@ async def parse(
         InvalidParameterError: an unknown parameter, or one that is given twice or is no such value.
         TooLargeError: too many images.
     """
-    if headers.get("content-encoding", "identity").lower() != "identity":
+    if not is_plain(headers):
         raise UnsupportedMediaError(
             f"content encoding {headers['content-encoding']!r} is not supported; send the body as "
             "it is"
         )
     media_type = headers.get("content-type", IMAGE_TYPES[-1]).partition(";")[0].strip().lower()
     from_query = _parameters(_unique(query), "query string", strict=False)
-    if media_type == MULTIPART_TYPE:
-        images, fields = await _parse_multipart(body, headers, max_images)
-        return Upload(images, _join(from_query, _parameters(fields, "form fields", strict=False)))
-    if media_type == JSON_TYPE:
-        loop = asyncio.get_running_loop()
-        image, members = await loop.run_in_executor(pool, _parse_json, body)
-        return Upload([image], _join(from_query, _parameters(members, "JSON members", strict=True)))
     if media_type in IMAGE_TYPES:
         return Upload([body], _join(from_query))
-    raise UnsupportedMediaError(
+    if media_type == MULTIPART_TYPE:
+        take_apart = partial(_parse_multipart, body, headers["content-type"], max_images)
+    elif media_type == JSON_TYPE:
+        take_apart = partial(_parse_json, body)
+    else:
+        raise _unsupported(media_type)
+    images, given = await asyncio.get_running_loop().run_in_executor(pool, take_apart)
+    return Upload(images, _join(from_query, given))
+
+
+def _unsupported(media_type: str) -> UnsupportedMediaError:
+    return UnsupportedMediaError(
         f"content type {media_type!r} cannot hold an image; send {', '.join(IMAGE_TYPES)}, "
         f"{MULTIPART_TYPE} with a file field {IMAGE_FIELD!r}, or {JSON_TYPE} with a base64 member "
         f"{IMAGE_FIELD!r}"
@@ -182,75 +178,45 @@ def _join(
     return ClassifyParameters.model_validate({**first, **second})
 
 
-async def _parse_multipart(
-    body: bytes, headers: Headers, max_images: int
-) -> tuple[list[bytes], dict[str, str]]:
-    async def whole() -> AsyncGenerator[bytes, None]:
-        yield body
-
-    parser = _WholeFormParser(
-        headers, whole(), max_files=math.inf, max_part_size=LONGEST_FIELD_BYTES
-    )
-    parser.spool_max_size = len(body) + 1  # keep the files in memory, where the body already is
-    try:
-        form = await parser.parse_whole()
-    except (MultiPartException, KeyError, UnicodeError) as exc:
-        message = getattr(exc, "message", "its boundary or its text is not usable")
-        raise InvalidRequestError(f"the multipart body cannot be read: {message}") from exc
-    try:
-        images, fields = await _read_form(form)
-    finally:
-        await form.close()
+def _parse_multipart(
+    body: bytes, content_type: str, max_images: int
+) -> tuple[list[bytes], dict[str, object]]:
+    """The images of a form, in their order, and its parameters."""
+    parts = forms.read(body, content_type, max_images)
+    for part in parts:
+        if part.is_file != (part.name == IMAGE_FIELD):
+            raise InvalidParameterError(
+                f"form field {part.name!r}: images go into file fields named {IMAGE_FIELD!r}, and "
+                "only images are sent as files"
+            )
+    images = [part.data for part in parts if part.is_file]
     if not images:
         raise InvalidParameterError(f"the form has no image; send a file field {IMAGE_FIELD!r}")
-    check_num_images(len(images), max_images)
-    return images, _unique(fields)
+    fields = _unique((part.name, forms.text_of(part)) for part in parts if not part.is_file)
+    return images, _parameters(fields, "form fields", strict=False)
 
 
-def check_num_images(num_images: int, max_images: int) -> None:
-    """Bound the images of one request.
-
-    Raises:
-        TooLargeError: there are more than `max_images`.
-    """
-    if num_images > max_images:
-        raise TooLargeError(
-            f"{num_images} images in one request; allowed are {max_images}, send the others in "
-            "another request"
+def _parse_json(body: bytes) -> tuple[list[bytes], dict[str, object]]:
+    """The image of a JSON body, and its parameters."""
+    if sum(map(body.count, (b"[", b"{", b",", b":"))) > MAX_JSON_MARKS:
+        raise InvalidRequestError(
+            "the body is no valid JSON of an image and its parameters: it has more than "
+            f"{MAX_JSON_MARKS} brackets, braces, commas and colons"
         )
-
-
-async def _read_form(form: FormData) -> tuple[list[bytes], list[tuple[str, str]]]:
-    """The images and the other fields, each in their order."""
-    images: list[bytes] = []
-    fields: list[tuple[str, str]] = []
-    for name, value in form.multi_items():
-        if isinstance(value, UploadFile) != (name == IMAGE_FIELD):
-            raise InvalidParameterError(
-                f"form field {name!r}: images go into file fields named {IMAGE_FIELD!r}, and only "
-                "images are sent as files"
-            )
-        if isinstance(value, UploadFile):
-            images.append(await value.read())
-        else:
-            fields.append((name, value))
-    return images, fields
-
-
-def _parse_json(body: bytes) -> tuple[bytes, dict[str, object]]:
     try:
         members = json.loads(body, object_pairs_hook=_members)
     except (ValueError, RecursionError) as exc:
         raise InvalidRequestError(f"the body is no valid JSON: {exc}") from exc
     if not isinstance(members, dict):
         raise InvalidRequestError('the JSON body must be an object: {"image": "<base64>", ...}')
-    image = members.pop(IMAGE_FIELD, None)
-    if not isinstance(image, str):
+    text = members.pop(IMAGE_FIELD, None)
+    if not isinstance(text, str):
         raise InvalidParameterError(f"{IMAGE_FIELD}: base64 text or a data URI is needed")
     try:
-        return from_base64(image), members
+        image = from_base64(text)
     except ValueError as exc:
         raise InvalidRequestError(f"{IMAGE_FIELD} is no valid base64: {exc}") from exc
+    return [image], _parameters(members, "JSON members", strict=True)
 
 
 def from_base64(text: str) -> bytes:
@@ -259,7 +225,8 @@ def from_base64(text: str) -> bytes:
     Raises:
         ValueError: it is neither.
     """
-    return base64.b64decode("".join(text.removeprefix(_data_uri_head(text)).split()), validate=True)
+    digits = text.removeprefix(_data_uri_head(text)).encode("ascii")
+    return base64.b64decode(digits.translate(None, b" \t\r\n"), validate=True)
 
 
 def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -271,5 +238,5 @@ def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _data_uri_head(text: str) -> str:
-    found = DATA_URI.match(text)
+    found = DATA_URI.match(text, 0, LONGEST_DATA_URI_HEAD)
     return found.group() if found else ""

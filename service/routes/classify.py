@@ -1,5 +1,7 @@
 """POST /v1/classify: one image or several, with what the client chose."""
 
+import logging
+
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
@@ -18,6 +20,8 @@ from service.schemas import (
     Problem,
 )
 from service.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 def _request_schema() -> dict[str, object]:
@@ -93,6 +97,9 @@ def create_router(service: Service, settings: Settings) -> APIRouter:
         if isinstance(outcome, ServiceError):
             service.metrics.rejected.labels(outcome.code).inc()
             return problems.problem(request, outcome)
+        if isinstance(outcome, Exception):
+            logger.error("unexpected error", exc_info=outcome)
+            return problems.unexpected(request)
         return answered(outcome, top_k, call)
 
     return router

@@ -1,4 +1,7 @@
-"""What every answer carries: the request's id, its trace, and when it is time to go elsewhere."""
+"""What every answer carries: the request's id, its trace, and when it is time to go elsewhere.
+
+And what an answer to HEAD does not: a body.
+"""
 
 import re
 import uuid
@@ -24,7 +27,10 @@ class Envelope:
         self._lifecycle = lifecycle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Name the request in its state, in the log and in the headers of its answer."""
+        """Name the request in its state, in the log and in the headers of its answer.
+
+        Whatever can be got has a head, too.
+        """
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -37,7 +43,14 @@ class Envelope:
         REQUEST_ID.set(request_id)
         TRACE_ID.set(trace.group(1) if trace else None)
 
+        is_head = scope["method"] == "HEAD"
+        if is_head:
+            # A copy: the server, too, has to know that the answer has no body.
+            scope = {**scope, "method": "GET"}
+
         async def send_with_headers(message: Message) -> None:
+            if is_head and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
             if message["type"] == "http.response.start":
                 sent = MutableHeaders(scope=message)
                 sent[ID_HEADER] = request_id

@@ -17,7 +17,7 @@ from service.calls import Call
 from service.classify import Service
 from service.errors import NotReadyError, ServiceError, SlowClientError
 from service.routes import bodies
-from service.routes.problems import problem_response
+from service.routes.problems import problem_response, unexpected_response
 from service.settings import Settings
 
 T = TypeVar("T")
@@ -63,6 +63,9 @@ async def exchange(service: Service, settings: Settings, request: Request, work:
         service.metrics.cancelled.labels(call.phase).inc()
         response = Response(status_code=CLIENT_GONE)
         status = CLIENT_GONE
+    except Exception:
+        logger.exception("unexpected error")
+        response = unexpected_response(request)
     finally:
         _account(service, request, call, status)
     response.headers["server-timing"] = ", ".join(
@@ -81,12 +84,14 @@ async def _answer(
         ClientDisconnect: nobody waits for the answer.
     """
     service.lifecycle.require_serving()
-    num_bytes = bodies.expected_length(request.headers, settings.max_body_bytes)
+    announced = bodies.announced_length(request.headers, settings.max_body_bytes)
     with (
         service.api_keys.enter(presented_key(request)) as call.api_key,
-        service.admission.enter(num_bytes=num_bytes),
+        service.admission.receive(announced_bytes=announced) as arrived,
     ):
-        body = await _receive(request, settings)
+        body = await _receive(request, settings, arrived)
+        if not bodies.is_plain(request.headers):
+            arrived(settings.max_body_bytes - len(body))  # inflated, it may become that large
         call.queued()
         try:
             return await _while_connected(request.receive, work(call, body))
@@ -97,10 +102,10 @@ async def _answer(
             raise NotReadyError("the service has shut down before the answer was there") from exc
 
 
-async def _receive(request: Request, settings: Settings) -> bytes:
+async def _receive(request: Request, settings: Settings, arrived: Callable[[int], None]) -> bytes:
     try:
         async with asyncio.timeout(settings.receive_timeout_s):
-            return await bodies.read_body(request, settings.max_body_bytes)
+            return await bodies.read_body(request, settings.max_body_bytes, arrived)
     except TimeoutError as exc:
         raise SlowClientError(
             f"the body did not arrive within {settings.receive_timeout_s:g} s"

@@ -13,14 +13,12 @@ def create_router(service: Service) -> APIRouter:
     """The routes, for one service."""
     router = APIRouter(tags=["operations"])
 
-    @router.head("/livez", include_in_schema=False)
     @router.get("/livez", response_model=Health, responses=problems.documented(503))
     async def livez() -> Response:
         """Alive: 200 unless the process should be restarted."""
         service.lifecycle.require_alive()
         return JSONResponse({"status": "alive"})
 
-    @router.head("/readyz", include_in_schema=False)
     @router.get("/readyz", response_model=Health, responses=problems.documented(503))
     @router.get("/healthz", response_model=Health, responses=problems.documented(503))
     async def readyz() -> Response:

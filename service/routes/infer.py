@@ -13,8 +13,10 @@ from service.classify import Outcome
 from service.errors import InvalidParameterError, InvalidRequestError
 from service.models import ServedModel
 from service.ranking import rank
-from service.routes.bodies import check_num_images, from_base64
+from service.routes.bodies import from_base64
+from service.routes.forms import check_num_images
 from service.routes.model_documents import IMAGE, LOGITS, OUTPUTS, PIXELS, VERSION
+from service.routes.tensor_json import Bounds
 from service.routes.tensors import (
     LENGTH_HEADER,
     InferRequest,
@@ -33,6 +35,8 @@ PASSED_ON = frozenset({"r", "tier", "min_tier", "max_latency_ms", "method"})
 RESERVED = frozenset({"timeout", "priority"})
 """of the schedule-policy extension"""
 HIGHEST_PRIORITY = 1
+SLACK = 1024
+"""commas and brackets in the JSON that do not stand between numbers: names, parameters, shapes"""
 
 
 class Understood(NamedTuple):
@@ -65,9 +69,9 @@ def understand(body: bytes, headers: Headers, model: ServedModel, limits: Limits
         UnsupportedMediaError: an unknown content encoding.
     """
     inflated = inflate(body, headers.get("content-encoding", "identity"), limits.max_bytes)
-    request = parse(inflated, headers.get(LENGTH_HEADER), BARE_BODY)
-    pictures = _pictures(request.inputs, model)
-    check_num_images(len(pictures), limits.max_images)
+    bounds = _bounds(model, limits.max_images)
+    request = parse(inflated, headers.get(LENGTH_HEADER), BARE_BODY, bounds)
+    pictures = _pictures(request.inputs, model, limits.max_images)
     return Understood(
         request=request,
         pictures=pictures,
@@ -103,25 +107,50 @@ def respond(
     )
 
 
-def _pictures(inputs: Sequence[InputTensor], model: ServedModel) -> list[bytes | Tensor]:
+def _bounds(model: ServedModel, max_images: int) -> Bounds:
+    """What the largest allowed request needs: all its pixels in JSON, nested as the shape says."""
+    C, H, W = model.input_size
+    return Bounds(
+        max_commas=max_images * C * H * W + SLACK,
+        max_brackets=max_images * (C * H + C + 1) + SLACK,
+        max_elements=max_images,
+    )
+
+
+def _pictures(
+    inputs: Sequence[InputTensor], model: ServedModel, max_images: int
+) -> list[bytes | Tensor]:
     names = [tensor.name for tensor in inputs]
     if len(inputs) != 1 or names[0] not in (IMAGE, PIXELS):
         raise InvalidRequestError(
             f"inputs {', '.join(map(short, names[:5]))}: one is needed, either {IMAGE!r} (BYTES) "
             f"or {PIXELS!r} (FP32)"
         )
-    pictures = _files(inputs[0]) if names[0] == IMAGE else _pixels(inputs[0], model)
+    _check_shape(inputs[0], model)
+    check_num_images(inputs[0].shape[0] if inputs[0].shape else 1, max_images)
+    pictures = _files(inputs[0]) if names[0] == IMAGE else _pixels(inputs[0])
     if not pictures:
         raise InvalidRequestError(f"input {names[0]!r} holds no image; send one or more")
     return pictures
 
 
+def _check_shape(tensor: InputTensor, model: ServedModel) -> None:
+    is_image = tensor.name == IMAGE
+    allowed = ((), (1,)) if is_image else (tuple(model.input_size),)
+    if tensor.datatype == ("BYTES" if is_image else "FP32") and tensor.shape[1:] in allowed:
+        return
+    needed = (
+        "BYTES and [N], one image file in each element"
+        if is_image
+        else f"FP32 and {[-1, *model.input_size]}, normalised as the model wants it"
+    )
+    raise InvalidRequestError(
+        f"input {tensor.name!r} has datatype {tensor.datatype} and shape {list(tensor.shape)}; "
+        f"needed are {needed}"
+    )
+
+
 def _files(tensor: InputTensor) -> list[bytes | Tensor]:
-    if tensor.datatype != "BYTES" or tensor.shape[1:] not in ((), (1,)):
-        raise InvalidRequestError(
-            f"input {IMAGE!r} has datatype {tensor.datatype} and shape {list(tensor.shape)}; "
-            "needed are BYTES and [N], one image file in each element"
-        )
     elements = cast("Sequence[bytes]", tensor.data)  # as the codec gives them for BYTES
     return [_file(element) for element in elements]
 
@@ -139,12 +168,7 @@ def _file(element: bytes) -> bytes:
         return element
 
 
-def _pixels(tensor: InputTensor, model: ServedModel) -> list[bytes | Tensor]:
-    if tensor.datatype != "FP32" or tensor.shape[1:] != tuple(model.input_size):
-        raise InvalidRequestError(
-            f"input {PIXELS!r} has datatype {tensor.datatype} and shape {list(tensor.shape)}; "
-            f"needed are FP32 and {[-1, *model.input_size]}, normalised as the model wants it"
-        )
+def _pixels(tensor: InputTensor) -> list[bytes | Tensor]:
     if not tensor.data:
         return []
     # A copy, because a tensor over memory that may not be written is undefined.

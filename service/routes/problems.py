@@ -59,6 +59,17 @@ def problem_response(request: Request, error: ServiceError) -> JSONResponse:
     return _response(problem(request, error), _headers(error))
 
 
+def unexpected(request: Request) -> Problem:
+    """Describe an error that nobody has thought of; whoever calls this logs it."""
+    detail = "an unexpected error; it was logged under the request id"
+    return _problem(request, 500, detail, "internal")
+
+
+def unexpected_response(request: Request) -> JSONResponse:
+    """Answer a request with such an error."""
+    return _response(unexpected(request), None)
+
+
 def _headers(error: ServiceError) -> dict[str, str]:
     """Headers that go with an error."""
     headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
@@ -100,8 +111,10 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def _(request: Request, _: Exception) -> JSONResponse:
-        detail = "an unexpected error; it was logged under the request id"
-        return _response(_problem(request, 500, detail, "internal"), None)
+        # This answer is given outside of all middleware, which would name the request.
+        response = unexpected_response(request)
+        response.headers["X-Request-ID"] = request.state.request_id
+        return response
 
 
 def _documented(statuses: Iterable[int], content: object) -> Documented:

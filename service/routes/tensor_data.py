@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from reprlib import repr as short
 from typing import Any
 
-from service.errors import InferenceError, InvalidRequestError
+from service.errors import InferenceError, InvalidRequestError, TooLargeError
 
 # struct's letters; after "<" they mean the same size and byte order on every machine
 JSON_FORMATS = {
@@ -122,25 +122,30 @@ def to_json(data: bytes | Sequence[bytes], datatype: str, where: str) -> list[An
 
 
 def from_binary(
-    raw: memoryview, datatype: str, *, shape: tuple[int, ...], where: str
+    raw: memoryview, datatype: str, *, shape: tuple[int, ...], where: str, max_elements: int
 ) -> memoryview | list[bytes]:
     """Binary data as they are; BYTES cut into elements.
 
     Raises:
         InvalidRequestError: the data do not fit the datatype or the shape.
+        TooLargeError: more than `max_elements` of BYTES; the others are not looked at.
     """
     if datatype != BYTES:
         check_size(len(raw), datatype, shape=shape, where=where)
         return raw
-    elements = _cut(raw, where)
+    elements = _cut(raw, where, max_elements)
     check_count(len(elements), shape, where)
     return elements
 
 
-def _cut(raw: memoryview, where: str) -> list[bytes]:
+def _cut(raw: memoryview, where: str, max_elements: int) -> list[bytes]:
     elements: list[bytes] = []
     end = 0
     while end < len(raw):
+        if len(elements) == max_elements:
+            raise TooLargeError(
+                f"{where}: more than {max_elements} elements of BYTES in one request"
+            )
         start = end + PREFIX.size
         end = start + int.from_bytes(raw[end:start], "little")  # also if it is cut short
         if end > len(raw):

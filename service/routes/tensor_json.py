@@ -5,9 +5,9 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from reprlib import repr as short
-from typing import NoReturn, TypeGuard
+from typing import NamedTuple, NoReturn, TypeGuard
 
-from service.errors import InvalidRequestError
+from service.errors import InvalidRequestError, TooLargeError
 from service.routes.tensor_data import DATATYPES
 
 MAX_DIMS = 32
@@ -16,16 +16,28 @@ MAX_DIM = 2**63 - 1
 Parameter = str | int | float | bool
 
 
-def read_object(part: memoryview) -> dict[str, object]:
+class Bounds(NamedTuple):
+    """How much a request may hold. It is checked first: parsing JSON lets no other thread run."""
+
+    max_commas: int
+    """in the JSON, and so of numbers."""
+    max_brackets: int
+    """in the JSON, and so of lists and objects."""
+    max_elements: int
+    """of BYTES in binary data."""
+
+
+def read_object(part: memoryview, bounds: Bounds) -> dict[str, object]:
     """The members of the JSON object that `part` holds.
 
     Raises:
         InvalidRequestError: no UTF-8, no JSON, no object, or a member that is given twice.
+        TooLargeError: it is out of bounds.
     """
     try:
-        members = json.loads(
-            str(part, "utf-8"), object_pairs_hook=_members, parse_constant=_refuse_constant
-        )
+        text = str(part, "utf-8")
+        _check_bounds(text, bounds)
+        members = json.loads(text, object_pairs_hook=_members, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as exc:
         raise InvalidRequestError(
             f"the body is no valid JSON: {exc}; if tensors follow the JSON, or the body is one "
@@ -34,6 +46,15 @@ def read_object(part: memoryview) -> dict[str, object]:
     if not isinstance(members, dict):
         raise InvalidRequestError('the JSON must be an object: {"inputs": [...], ...}')
     return members
+
+
+def _check_bounds(text: str, bounds: Bounds) -> None:
+    num_brackets = text.count("[") + text.count("{")
+    if num_brackets > bounds.max_brackets or text.count(",") > bounds.max_commas:
+        raise TooLargeError(
+            f"the JSON has more than {bounds.max_commas} values or {bounds.max_brackets} lists "
+            "and objects; send fewer images in one request"
+        )
 
 
 def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -17,6 +17,7 @@ from service.routes.tensor_data import (
     to_json,
 )
 from service.routes.tensor_json import (
+    Bounds,
     Parameter,
     read_count,
     read_datatype,
@@ -131,22 +132,26 @@ def _inflate(body: bytes, name: str, max_bytes: int) -> bytes:
     return inflated
 
 
-def parse(body: bytes, header_length: str | None, raw_input: RawInput) -> InferRequest:
+def parse(
+    body: bytes, header_length: str | None, raw_input: RawInput, bounds: Bounds
+) -> InferRequest:
     """Understand a request. Members that are null count as absent, unknown ones are ignored.
 
     Args:
         body: all of it, inflated; inputs may be views of it.
         header_length: the header Inference-Header-Content-Length; None if absent.
         raw_input: what the body is if that header is 0.
+        bounds: how much it may hold.
 
     Raises:
         InvalidRequestError: something is not as the protocol says.
+        TooLargeError: it is out of bounds.
     """
     json_bytes = _json_bytes(header_length, len(body))
     if json_bytes == 0:
         return _parse_raw(body, raw_input)
     view = memoryview(body)
-    members = read_object(view[:json_bytes])
+    members = read_object(view[:json_bytes], bounds)
     where = "the request"
     request_id = None if members.get("id") is None else read_text(members, "id", where)
     parameters = read_parameters(members, where)
@@ -154,7 +159,7 @@ def parse(body: bytes, header_length: str | None, raw_input: RawInput) -> InferR
     return InferRequest(
         id=request_id,
         parameters={name: parameters[name] for name in parameters if name != "binary_data_output"},
-        inputs=_parse_inputs(members, None if json_bytes is None else view[json_bytes:]),
+        inputs=_parse_inputs(members, None if json_bytes is None else view[json_bytes:], bounds),
         outputs=_parse_outputs(members, binary_output),
         binary_output=binary_output,
     )
@@ -189,13 +194,14 @@ def _parse_raw(body: bytes, raw_input: RawInput) -> InferRequest:
 
 
 def _parse_inputs(
-    members: Mapping[str, object], rest: memoryview | None
+    members: Mapping[str, object], rest: memoryview | None, bounds: Bounds
 ) -> tuple[InputTensor, ...]:
     """The inputs in their order.
 
     Args:
         members: of the request.
         rest: what follows the JSON; None if no header says where that starts.
+        bounds: how much they may hold.
     """
     inputs = []
     for name, entry in read_named(members, "input").items():
@@ -206,7 +212,9 @@ def _parse_inputs(
         if raw is None:
             data = from_json(entry["data"], datatype, shape=shape, where=where)
         else:
-            data = from_binary(raw, datatype, shape=shape, where=where)
+            data = from_binary(
+                raw, datatype, shape=shape, where=where, max_elements=bounds.max_elements
+            )
         inputs.append(InputTensor(name, datatype, shape, data))
     if not inputs:
         raise InvalidRequestError("inputs are missing; the request needs at least one")

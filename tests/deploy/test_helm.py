@@ -6,7 +6,6 @@ import re
 import subprocess
 import tomllib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped]
@@ -503,20 +502,22 @@ def test_the_page_s_adapter_rule_gives_the_autoscaler_its_metric() -> None:
     assert set(rule["resources"]["overrides"]) == {"namespace", "pod"}
 
 
-def test_the_page_s_command_makes_a_rule_of_the_alerts(tmp_path: Path) -> None:
+def test_the_page_s_command_makes_rules_of_both_files() -> None:
     (block,) = (block for block in blocks("sh") if "PrometheusRule" in block)
-    alerts = tmp_path / "deploy" / "prometheus" / "alerts.yml"
-    alerts.parent.mkdir(parents=True)
-    rules = [{"alert": "Down", "expr": "up == 0", "for": "5m"}]
-    alerts.write_text(yaml.safe_dump({"groups": [{"name": "rapid", "rules": rules}]}))
-    command, _, applied = block.rpartition("|")
-    assert applied.strip() == "kubectl apply -f -"
+    assert block.count("kubectl apply -f -") == 1
     written = subprocess.run(
-        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True
+        ["bash", "-c", block.replace("kubectl apply -f -", "{ cat; echo ---; }")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
-    rule = yaml.safe_load(written)
-    validate(rule)
-    assert rule["spec"]["groups"][0]["rules"] == rules
+    documents = [document for document in yaml.safe_load_all(written) if document]
+    folder = ROOT / "deploy" / "prometheus"
+    for rule, name in zip(documents, ("recording", "alerts"), strict=True):
+        validate(rule)
+        assert rule["spec"] == yaml.safe_load((folder / f"{name}.yml").read_text())
+    assert len({rule["metadata"]["name"] for rule in documents}) == 2
 
 
 def test_no_variable_of_the_service_is_written_down_wrongly() -> None:

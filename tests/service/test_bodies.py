@@ -4,9 +4,11 @@ import base64
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from starlette.datastructures import Headers
+from starlette.requests import Request
 
 from service.errors import (
     InvalidParameterError,
@@ -15,7 +17,7 @@ from service.errors import (
     TooLargeError,
     UnsupportedMediaError,
 )
-from service.routes.bodies import Upload, expected_length, parse
+from service.routes.bodies import Upload, announced_length, parse, read_body
 from service.schemas import ClassifyParameters
 
 pytestmark = pytest.mark.anyio
@@ -62,20 +64,20 @@ def image_part(image: bytes = IMAGE) -> bytes:
     ("header", "length"),
     [
         *(("0", 0), ("99", 99), ("100", 100)),
-        *((None, 100), ("", 100), ("-1", 100), ("+5", 100), ("1e1", 100), ("many", 100)),
+        *((None, 0), ("", 0), ("-1", 0), ("+5", 0), ("1e1", 0), ("many", 0)),
         *(("101", None), ("100000", None), ("9" * 5000, None)),
     ],
     ids=short,
 )
-def test_a_body_is_as_long_as_announced_or_as_allowed(
+def test_a_body_is_as_long_as_announced_or_of_unknown_length(
     header: str | None, length: int | None
 ) -> None:
     headers = Headers({} if header is None else {"content-length": header})
     if length is None:
         with pytest.raises(TooLargeError, match="allowed are 100 bytes"):
-            expected_length(headers, 100)
+            announced_length(headers, 100)
     else:
-        assert expected_length(headers, 100) == length
+        assert announced_length(headers, 100) == length
 
 
 @pytest.mark.parametrize(
@@ -190,6 +192,27 @@ async def test_other_json_is_refused(
         await read(pool, body.encode(), JSON)
 
 
+@pytest.mark.parametrize("mark", ["[", "{", ",", ":"])
+async def test_json_that_would_keep_the_parser_busy_is_not_parsed(
+    pool: ThreadPoolExecutor, mark: str
+) -> None:
+    for num_marks, message in ((250, "no valid JSON: "), (257, "more than 256 brackets")):
+        body = f'{{"image": "{TEXT}", {mark * num_marks}'.encode()
+        with pytest.raises(InvalidRequestError, match=message):
+            await read(pool, body, JSON)
+
+
+async def test_a_data_uri_is_looked_for_at_the_beginning_only(pool: ThreadPoolExecutor) -> None:
+    for num_parameters, is_found in ((100, True), (1000, False)):
+        uri = f"data:image/png{';a=' * num_parameters};base64,{TEXT}"
+        body = json.dumps({"image": uri}).encode()
+        if is_found:
+            assert (await read(pool, body, JSON)).images == [IMAGE]
+        else:
+            with pytest.raises(InvalidRequestError, match="no valid base64"):
+                await read(pool, body, JSON)
+
+
 EVERYTHING = ClassifyParameters(model="m", tier="fast", method="tome", top_k=2, deadline_ms=1.5)
 
 
@@ -249,11 +272,28 @@ async def test_parameters_out_of_order_are_refused(
         await read(pool, body, content_type, query)
 
 
+async def test_a_body_is_counted_as_it_arrives() -> None:
+    chunks = [b"ab", b"", b"cde", b"f"]
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": chunks.pop(0), "more_body": bool(chunks)}
+
+    arrived: list[int] = []
+    request = Request({"type": "http", "headers": []}, receive)
+    with pytest.raises(TooLargeError, match="allowed are 5 bytes"):
+        await read_body(request, 5, arrived.append)
+    assert [number for number in arrived if number] == [2, 3]
+    chunks[:] = [b"ab", b"", b"cde", b"f"]
+    request = Request({"type": "http", "headers": []}, receive)
+    assert await read_body(request, 6, arrived.append) == b"abcdef"
+    assert [number for number in arrived if number] == [2, 3, 2, 3, 1]
+
+
 async def test_a_form_holds_several_images_in_order(pool: ThreadPoolExecutor) -> None:
     images = [IMAGE, b"", b"--XX is no boundary here"]
     body = form(*map(image_part, images), part("r", b"7"))
     assert await read(pool, body, FORM) == Upload(images, ClassifyParameters(r=7))
-    with pytest.raises(TooLargeError, match="4 images in one request; allowed are 3"):
+    with pytest.raises(TooLargeError, match="too many images in one request; allowed are 3"):
         await read(pool, form(*map(image_part, [*images, IMAGE])), FORM)
 
 
@@ -279,6 +319,47 @@ async def test_a_form_needs_its_boundary(
             await read(pool, form(image_part(), part("tier", b"f\xe4st")), content_type)
 
 
+async def test_images_behind_the_last_that_is_allowed_are_not_looked_at(
+    pool: ThreadPoolExecutor,
+) -> None:
+    for rest in (b"", b"\r\n--XX not a form", part("r", b"7") * 1000):
+        with pytest.raises(TooLargeError, match="too many images in one request"):
+            await read(pool, b"".join(map(image_part, [b""] * 4)) + rest, FORM)
+
+
+class RefusingPool(ThreadPoolExecutor):
+    """Shows what is done in the pool, which leaves the event loop free, by not doing it."""
+
+    def submit(self, *_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"), [(form(image_part()), FORM), (b"{}", JSON), (IMAGE, "image/png")]
+)
+async def test_all_but_a_bare_image_is_taken_apart_off_the_event_loop(
+    body: bytes, content_type: str
+) -> None:
+    with RefusingPool(1) as refusing:
+        if content_type == "image/png":
+            assert (await read(refusing, body, content_type)).images == [IMAGE]
+        else:
+            with pytest.raises(ZeroDivisionError):
+                await read(refusing, body, content_type)
+
+
+async def test_data_that_resemble_the_boundary_are_data(pool: ThreadPoolExecutor) -> None:
+    images = [b"\r\n--" * 10_000, b"\r\n--X" * 10_000, b"\r" * 10_000 + b"\n"]
+    assert (await read(pool, form(*map(image_part, images)), FORM)).images == images
+
+
+async def test_text_in_a_form_is_utf_8_whatever_its_type_says(pool: ThreadPoolExecutor) -> None:
+    for charset in ("utf-8", "latin-1", "punycode", "utf-7", "none"):
+        content_type = f"{FORM}; charset={charset}"
+        body = form(image_part(), part("model", "Käuzchen-".encode()))
+        assert (await read(pool, body, content_type)).parameters.model == "Käuzchen-"
+
+
 @pytest.mark.parametrize("cut", [4, 10, 30, 60])
 async def test_a_form_that_was_cut_off_is_refused(pool: ThreadPoolExecutor, cut: int) -> None:
     with pytest.raises(InvalidRequestError, match="was it cut off"):
@@ -292,7 +373,11 @@ async def test_a_form_that_was_cut_off_is_refused(pool: ThreadPoolExecutor, cut:
         b"--XX\r\nhello\r\n\r\n",
         b"--XX\r\nContent-Disposition: form-data\r\n\r\nx\r\n--XX--\r\n",
         form(image_part(), part("model", b"x" * 1025)),
-        form(*[part(f"field{i}", b"") for i in range(1001)]),
+        form(image_part(), part("tier", b"f\xe4st")),
+        form(part("x" * 9000, b"")),
+        form(part("x", b"", "\r\nX-Long: " + 9000 * "y")),
+        form(part("x", b"", 10 * ("\r\nX: " + 1000 * "y"))),
+        form(*[part(f"field{i}", b"") for i in range(33)]),
     ],
     ids=short,
 )

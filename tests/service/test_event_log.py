@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from service import event_log
 from tests.conftest import AppClient, Server
 
 KEY = "alice-key-0123456789"
@@ -108,6 +109,23 @@ def test_what_ends_the_process_is_an_event_too(tmp_path: Path) -> None:
     for event in events:
         expect_event(event)
     assert any(event["level"] == "CRITICAL" and "exc_info" in event for event in events)
+
+
+@pytest.mark.parametrize("level", ["debug", "error"])
+def test_libraries_that_print_what_they_parse_stay_quiet(level: str) -> None:
+    loggers = [logging.getLogger(), *map(logging.getLogger, event_log.TALKATIVE)]
+    before = [(logger.level, logger.handlers[:]) for logger in loggers]
+    logging.getLogger().handlers.clear()
+    try:
+        event_log.configure(level)
+        for name in ("PIL.TiffImagePlugin", "PIL.PngImagePlugin", "python_multipart.multipart"):
+            assert not logging.getLogger(name).isEnabledFor(logging.INFO)
+        assert logging.getLogger("service.images").isEnabledFor(logging.DEBUG) == (level == "debug")
+    finally:
+        logging.captureWarnings(capture=False)
+        for logger, (number, handlers) in zip(loggers, before, strict=True):
+            logger.setLevel(number)
+            logger.handlers[:] = handlers
 
 
 # headers

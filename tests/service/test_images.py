@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import random
 import struct
 import zlib
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from service import models, timm_models
 from service.errors import ImageRejectedError, TooLargeError
-from service.images import InputSpec, decode
+from service.images import MAX_READS, MAX_SCANS, MAX_SEGMENTS, InputSpec, decode
 from service.models import ServedModel
 from service.timm_models import create_transform, timm
 from tests.conftest import BUNDLED
@@ -418,3 +419,101 @@ def test_a_damaged_exif_block_asks_for_no_rotation(file_format: str, spec: Input
     assert torch.equal(
         decode(damaged, spec), decode(encoded(picture, file_format, **options), spec)
     )
+
+
+# files that cost more than they seem to
+
+
+def scans_of(jpeg: bytes) -> list[int]:
+    """Where the scans of a plain JPEG begin; no metadata in it."""
+    return [at for at in range(len(jpeg)) if jpeg.startswith(b"\xff\xda", at)]
+
+
+def with_scans(num_scans: int) -> bytes:
+    """A progressive JPEG whose last scan comes again and again."""
+    jpeg = encoded(Image.new("L", (64, 48), 99), "JPEG", progressive=True)
+    starts, end = scans_of(jpeg), len(jpeg) - 2
+    return jpeg[:end] + jpeg[starts[-1] : end] * (num_scans - len(starts)) + jpeg[end:]
+
+
+def test_a_jpeg_of_many_scans_is_refused() -> None:
+    assert len(scans_of(with_scans(MAX_SCANS))) == MAX_SCANS
+    assert decoded(with_scans(MAX_SCANS)).shape == (48, 64, 3)
+    for body in (with_scans(MAX_SCANS + 1), with_scans(1000), with_scans(1000)[:-100]):
+        with pytest.raises(ImageRejectedError, match="too many scans"):
+            decoded(body)
+
+
+def test_what_is_no_scan_of_the_picture_does_not_count(thumbnail: Picture) -> None:
+    like_scans = b"\xff\xda" * 1000
+    comment = b"\xff\xfe" + struct.pack(">H", 2 + len(like_scans)) + like_scans
+    for options in ({}, {"progressive": True}):
+        jpeg = encoded(thumbnail, "JPEG", **options)
+        # a preview in the metadata, filling, and a film behind the end of the picture
+        body = jpeg[:2] + comment + b"\xff" * 3 + jpeg[2:] + like_scans
+        assert torch.equal(decoded(body), decoded(jpeg))
+    assert decoded(encoded(thumbnail, "PNG") + like_scans).shape == (72, 96, 3)
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        b"\xff\x01\xff\xfe\x00\x02",  # a marker without a length, and an empty comment
+        b"\xff\xd8",
+        b"\xff\xfe\x00\x00",
+        b"\xff\xff\xff",
+        b"\x00junk\xff\x00",
+        b"\xff\xd0\xff\xd7",
+    ],
+)
+def test_scans_cannot_be_hidden(hidden: bytes) -> None:
+    jpeg = encoded(Image.new("L", (64, 48), 99), "JPEG", progressive=True)
+    first, end = scans_of(jpeg)[0], len(jpeg) - 2
+    body = jpeg[:end] + (hidden + jpeg[first:end]) * MAX_SCANS + jpeg[end:]
+    with pytest.raises(ImageRejectedError, match="too many scans"):
+        decoded(body)
+
+
+def test_scans_in_a_tiff_are_limited_too() -> None:
+    """By libtiff itself: this shows that a check of our own is not needed."""
+    for num_scans, fits in ((20, True), (120, False)):
+        jpeg = with_scans(num_scans)
+        tags = {256: 64, 257: 48, 258: 8, 259: 7, 262: 1, 273: 8 + 2 + 9 * 12 + 4, 277: 1}
+        tags |= {278: 48, 279: len(jpeg)}
+        entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()]
+        body = b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(entries) + bytes(4) + jpeg
+        if fits:
+            assert decoded(body).shape == (48, 64, 3)
+        else:
+            with pytest.raises(ImageRejectedError, match="cannot be decoded"):
+                decoded(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xff\xd8" + b"\xff" * (MAX_READS + 1),
+        b"\xff\xd8" + b"\xff\xfe\x00\x02" * (MAX_READS // 2),
+        b"\xff\xd8" + b"\xff\xfe\x00\x04\xff\xda" * (MAX_SEGMENTS + 1),
+    ],
+    ids=["filling", "comments", "comments like scans"],
+)
+def test_a_file_of_tiny_parts_is_refused(body: bytes) -> None:
+    with pytest.raises(ImageRejectedError, match=r"tiny parts|too many scans or segments"):
+        decoded(body)
+
+
+def test_a_picture_for_which_there_is_no_memory_is_refused() -> None:
+    def transform(_: Picture) -> Tensor:
+        raise MemoryError
+
+    with pytest.raises(TooLargeError, match="not enough memory to decode the image"):
+        decode(encoded(Image.new("L", (8, 8)), "PNG"), InputSpec(transform, SIDE, MAX_PIXELS))
+
+
+def test_a_damaged_exif_block_is_not_quoted_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "service.images")
+    decoded(encoded(Image.new("RGB", (8, 8)), "PNG", exif=b"Exif\x00\x00secret"))
+    assert [record.getMessage() for record in caplog.records if "EXIF" in record.msg] == [
+        "unreadable EXIF block: SyntaxError"
+    ]

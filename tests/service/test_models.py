@@ -55,6 +55,12 @@ def test_a_setting_names_a_model(setting: str, name: str, spec: str) -> None:
     assert models.name_and_spec(setting) == (name, spec)
 
 
+@pytest.mark.parametrize("name", ["", "a/b", "a b", "ä", "a?b", "a%2Fb"])
+def test_a_name_that_no_path_can_hold_is_refused(name: str) -> None:
+    with pytest.raises(ModelLoadError, match="cannot be a model's name"):
+        models.name_and_spec(f"{name}=everyday-vit-s14")
+
+
 def test_models_are_found_by_name_and_the_first_is_the_default(tiny: ServedModel) -> None:
     served = Models()
     served.add(tiny)

@@ -435,8 +435,25 @@ async def test_bodies_that_do_not_inflate(app_client: AppClient, encoding: str) 
 async def test_too_many_images(app_client: AppClient, pngs: list[bytes], pixels: Tensor) -> None:
     async with app_client(max_images_per_request=2) as client:
         assert (await infer(client, image_input(*pngs[:2]))).status_code == 200
-        check_error(await infer(client, image_input(*pngs)), 413, "3 images", "2")
-        check_error(await infer(client, pixel_input(pixels)), 413, "3 images", "2")
+        check_error(await infer(client, image_input(*pngs)), 413, "many images", "allowed are 2")
+        binary = with_binary({"inputs": [image_input(*pngs)]}, raw_files(*pngs))
+        check_error(await client.post(INFER, **binary), 413, "more than 2 elements")
+        many = with_binary({"inputs": [pixel_input(pixels)]}, raw(pixels))
+        check_error(await client.post(INFER, **many), 413, "many images", "allowed are 2")
+        check_error(await infer(client, pixel_input(pixels)), 413, "send fewer images")
+
+
+async def test_json_may_be_as_large_as_the_largest_request_needs(
+    app_client: AppClient, pixels: Tensor
+) -> None:
+    async with app_client(max_images_per_request=3) as client:
+        assert (await infer(client, pixel_input(pixels))).status_code == 200
+        flat = {**pixel_input(pixels), "data": pixels.flatten().tolist()}
+        assert (await infer(client, flat)).status_code == 200
+        for value, num_allowed in (("0", pixels.numel()), ("[]", 3 * (3 * 64 + 3 + 1))):
+            data = ",".join([value] * (num_allowed + 1100))
+            response = await client.post(INFER, content=f'{{"inputs": [{data}]}}')
+            check_error(response, 413, f"{pixels.numel() + 1024} values")
 
 
 async def test_a_bad_image_is_named_by_its_number(

@@ -6,6 +6,7 @@ import json
 import math
 import struct
 import zlib
+from functools import partial
 from typing import Any
 
 import ml_dtypes
@@ -26,6 +27,7 @@ from service.errors import (
     TooLargeError,
     UnsupportedMediaError,
 )
+from service.routes.tensor_json import Bounds
 from service.routes.tensors import (
     InferRequest,
     InputTensor,
@@ -33,11 +35,13 @@ from service.routes.tensors import (
     RawInput,
     WantedOutput,
     inflate,
-    parse,
     render,
 )
+from service.routes.tensors import parse as parse_within
 
 RAW = RawInput("image", "BYTES", (1,))
+AMPLE = Bounds(max_commas=10**6, max_brackets=10**6, max_elements=10**6)
+parse = partial(parse_within, bounds=AMPLE)
 INTEGERS = ("UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64")
 LETTERS = dict(zip((*INTEGERS, "BOOL", "FP32", "FP64"), "BHIQbhiq?fd", strict=True))
 SIZES = {
@@ -1020,3 +1024,38 @@ def test_what_tritons_client_compresses_is_understood(encoding: str, pack: Any) 
     body, json_bytes = InferenceServerClient.generate_request_body(inputs)
     found = parse(inflate(pack(body), encoding, len(body)), str(json_bytes), RAW)
     assert found.inputs[0].data == array.tobytes()
+
+
+# bounds
+
+
+@pytest.mark.parametrize(
+    ("bounds", "fits"),
+    [
+        (Bounds(max_commas=4, max_brackets=5, max_elements=0), True),
+        (Bounds(max_commas=3, max_brackets=5, max_elements=0), False),
+        (Bounds(max_commas=4, max_brackets=4, max_elements=0), False),
+    ],
+)
+def test_json_out_of_bounds_is_not_parsed(bounds: Bounds, fits: bool) -> None:
+    body = json.dumps({"inputs": [{**PIXELS, "shape": [1], "data": [7]}]}, indent=1).encode()
+    body = body.replace(b'"shape"', b'"u": "v", "shape"')
+    if fits:
+        assert len(parse_within(body, None, RAW, bounds).inputs) == 1
+    for text in (body, body.replace(b"}", b"")):  # out of bounds is said even of broken JSON
+        if not fits:
+            with pytest.raises(TooLargeError, match=f"more than {bounds.max_commas} values"):
+                parse_within(text, None, RAW, bounds)
+
+
+def test_elements_behind_the_last_that_is_allowed_are_not_looked_at() -> None:
+    bounds = AMPLE._replace(max_elements=2)
+    two, three = texts(b"a", b"b"), texts(b"a", b"b", b"c")
+    for raw, num in ((two, 2), (three, 3), (two + b"\xff no element", 2)):
+        part = request(sized("BYTES", [num], len(raw)))
+        if raw == two:
+            found = parse_within(part + raw, str(len(part)), RAW, bounds)
+            assert found.inputs[0].data == [b"a", b"b"]
+        else:
+            with pytest.raises(TooLargeError, match="more than 2 elements"):
+                parse_within(part + raw, str(len(part)), RAW, bounds)

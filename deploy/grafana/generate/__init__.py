@@ -1,0 +1,1 @@
+"""Writes the dashboards: `python -m deploy.grafana.generate`."""
