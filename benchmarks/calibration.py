@@ -20,6 +20,7 @@ from benchmarks import environment
 from benchmarks.tiers import load_probe, predict
 from service import models
 from service.models import ServedModel
+from service.placement import choose
 from service.tiers import TIER_MACS, TIERS, Tier
 from service.timm_models import BUNDLED_MODELS
 
@@ -49,7 +50,7 @@ def main() -> None:
     parser.add_argument("--png", type=Path, help="plot of top-1 against multiply-adds")
     arguments = parser.parse_args()
 
-    model = models.load(arguments.model, torch.device(arguments.device))
+    model = models.load(arguments.model, choose(arguments.device, "auto", "float32"))
     pixels, labels = load_probe(model, arguments.probe)
     dense = predict(model.variant("rapid", 0).module, pixels, "dense")
     rows = [

@@ -22,6 +22,7 @@ from service import models, tiers
 from service.calibrate import MAX_PIXELS
 from service.images import InputSpec, decode
 from service.models import ServedModel, Variant
+from service.placement import choose
 from service.tiers import TIERS
 from service.timm_models import BUNDLED_MODELS, LoadedModel
 
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
 
-    model = models.load(arguments.model, torch.device(arguments.device))
+    model = models.load(arguments.model, choose(arguments.device, "auto", "float32"))
     pixels, labels = load_probe(model, arguments.probe)
     variants = {tier: model.variant(*tiers.of_tier(model.limits, tier)) for tier in TIERS}
     answers = {tier: predict(variant.module, pixels, tier) for tier, variant in variants.items()}

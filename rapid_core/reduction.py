@@ -85,7 +85,10 @@ def _norm(x: Tensor) -> Tensor:
 
 def take(per_token: Tensor, index: Tensor) -> Tensor:
     """Rows of each image: (B, N, C) and (B, M) -> (B, M, C)."""
-    return per_token.gather(1, index[..., None].expand(-1, -1, per_token.shape[-1]))
+    B, N, C = per_token.shape
+    # Whole rows of all images at once: on a CPU, gather would look up every number by itself.
+    row = index + N * torch.arange(B, device=index.device)[:, None]
+    return per_token.reshape(B * N, C).index_select(0, row.flatten()).view(B, -1, C)
 
 
 def _one_hot(dst_idx: Tensor, num_kept: int, dtype: torch.dtype) -> Tensor:

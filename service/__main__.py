@@ -12,16 +12,17 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
+from typing import get_args
 
 import uvicorn
 
 from service import early_exit, event_log, probe_command  # noqa: F401 - the first must come first
 from service.app import create_app
 from service.calibrate import calibrate
-from service.engine import choose_device
 from service.errors import ModelLoadError, SettingsError
 from service.impatient import impatient
 from service.lifecycle import Lifecycle, Phase
+from service.placement import Backend, Precision, choose
 from service.probe_command import Wanted
 from service.settings import Settings
 from service.tiers import TIERS, Tier
@@ -117,7 +118,7 @@ def calibrate_model(arguments: argparse.Namespace) -> int:
             arguments.model,
             arguments.images,
             out=arguments.out,
-            device=choose_device(arguments.device),
+            device=choose(arguments.device, "torch", "float32").device,
             seed=arguments.seed,
         )
     except ModelLoadError as exc:
@@ -134,6 +135,8 @@ def probe_model(arguments: argparse.Namespace) -> int:
         data=arguments.data,
         tiers=arguments.tiers,
         device=arguments.device,
+        backend=arguments.backend,
+        precision=arguments.precision,
         batch_size=arguments.batch_size,
         max_images=arguments.max_images,
     )
@@ -146,7 +149,7 @@ def probe_model(arguments: argparse.Namespace) -> int:
             probe_command.write_png(rows, arguments.png, model.name)
         if arguments.baseline:
             print(f"wrote {probe_command.write_baseline(rows, folder, model.architecture)}")
-    except ModelLoadError as exc:
+    except (ModelLoadError, SettingsError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 1
     return 0
@@ -195,6 +198,8 @@ def _add_probe(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tiers", type=_tiers, default=TIERS, help="separated by commas")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--backend", choices=get_args(Backend), default="auto")
+    parser.add_argument("--precision", choices=get_args(Precision), default="float32")
     parser.add_argument("--batch-size", type=_count, default=16)
     parser.add_argument("--max-images", type=_count, default=10**9, help="evenly spaced ones")
     parser.add_argument("--csv", type=Path, help="write the table there, too")

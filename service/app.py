@@ -22,11 +22,12 @@ from service.brownout import Brownout
 from service.calls import PHASES, UNKNOWN
 from service.classify import Service
 from service.decoding import Decoder
-from service.engine import MEMORY_KINDS, Engine, choose_device
+from service.engine import MEMORY_KINDS, Engine
 from service.forecast import Forecast
 from service.lifecycle import Lifecycle, Phase
 from service.metrics import Metrics
 from service.models import Models, Variant
+from service.placement import choose
 from service.probe import Probe
 from service.routes import classify, health, open_inference, problems
 from service.routes import models as model_routes
@@ -56,13 +57,18 @@ def create_app(
         on_failure: called when the service cannot go on, after `/livez` has turned red.
 
     Raises:
-        SettingsError: the API keys cannot be read.
+        SettingsError: the API keys cannot be read, or the device cannot compute so.
     """
-    device = choose_device(settings.device)
-    engine = Engine(device, num_threads=settings.num_threads)
+    placement = choose(settings.device, settings.backend, settings.precision)
+    engine = Engine(placement, num_threads=settings.num_threads)
     metrics = Metrics(CollectorRegistry())
     metrics.build_info.labels(
-        version("rapid-vit"), version("torch"), version("timm"), str(device)
+        version("rapid-vit"),
+        version("torch"),
+        version("timm"),
+        str(placement.device),
+        placement.backend,
+        placement.precision,
     ).set(1)
     service = _build_service(settings, engine, metrics, lifecycle or Lifecycle())
     probe = _build_probe(service)

@@ -15,6 +15,7 @@ from torch import Tensor
 from service import cores
 from service.errors import DeviceStuckError, OutOfDeviceMemoryError
 from service.models import Variant
+from service.placement import Placement
 
 T = TypeVar("T")
 MemoryKind = Literal["used", "total"]
@@ -22,25 +23,19 @@ MEMORY_KINDS: tuple[MemoryKind, ...] = get_args(MemoryKind)
 logger = logging.getLogger(__name__)
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of a setting; `auto` takes the GPU where there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
 class Engine:
     """A device and the thread that works for it. Batches run one after the other."""
 
-    def __init__(self, device: torch.device, *, num_threads: int) -> None:
+    def __init__(self, placement: Placement, *, num_threads: int) -> None:
         """Start the worker thread.
 
         Args:
-            device: where the models are.
+            placement: where the models are, and how they compute.
             num_threads: threads that one batch may use on the CPU; 0: torch's choice, but not more
                 than there are cores for this process.
         """
-        self.device = device
+        self.placement = placement
+        self.device = placement.device
         self._worker = ThreadPoolExecutor(
             1, thread_name_prefix="device", initializer=_set_threads, initargs=(num_threads,)
         )
@@ -101,7 +96,7 @@ class Engine:
     def _forward(self, variant: Variant, images: Sequence[Tensor]) -> list[Tensor]:
         try:
             with torch.inference_mode():
-                batch = torch.stack(list(images)).to(self.device)
+                batch = torch.stack(list(images)).to(self.device, variant.dtype)
                 return list(variant.module(batch).float().cpu())
         except torch.OutOfMemoryError as exc:
             message = _first_line(exc)

@@ -177,7 +177,7 @@ class Metrics:
         self.build_info = gauge(
             "rapid_build_info",
             "Always 1; the labels say what is running.",
-            ("version", "torch", "timm", "device"),
+            ("version", "torch", "timm", "device", "backend", "precision"),
         )
 
     def expect_requests(self, model: str, tier: str, codes: Iterable[int]) -> None:

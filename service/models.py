@@ -14,6 +14,7 @@ from service import timm_models
 from service.errors import ModelLoadError, ModelNotFoundError
 from service.measured import Measured
 from service.model_statistics import ModelStatistics
+from service.placement import Placement
 from service.tiers import CALIBRATED_METHOD, ReductionRange, Tier
 from service.timm_models import LoadedModel
 
@@ -35,13 +36,15 @@ class Variant(NamedTuple):
     num_output_tokens: int
     macs: int
     """multiply-adds of one image."""
+    dtype: torch.dtype = torch.float32
+    """that `module` wants its images in."""
 
 
 class ServedModel:
     """One model and all its variants, which share its weights. May be used from any thread."""
 
-    def __init__(self, name: str, loaded: LoadedModel, device: torch.device) -> None:
-        """Move the weights to the device.
+    def __init__(self, name: str, loaded: LoadedModel, placement: Placement) -> None:
+        """Move the weights to where they are used.
 
         Raises:
             ModelLoadError: the tokens of this model cannot be reduced, or its calibration is of
@@ -56,7 +59,8 @@ class ServedModel:
         self.input_size = loaded.input_size
         self.transform: Callable[[Image.Image], Tensor] = loaded.transform
         self.resize_side = loaded.resize_side
-        self._module = loaded.module.to(device).requires_grad_(requires_grad=False)
+        self._module = placement.place(loaded.module.requires_grad_(requires_grad=False))
+        self._dtype = placement.dtype
         self._variants: dict[tuple[str, int | None, Tier | None], Variant] = {}
         self._calibrated = dict(loaded.calibration.tiers) if loaded.calibration else {}
         self._lock = Lock()
@@ -128,6 +132,7 @@ class ServedModel:
             schedule=schedule,
             num_output_tokens=self.num_tokens - sum(schedule),
             macs=rapid_core.macs(module),
+            dtype=self._dtype,
         )
 
     def _options(self, tier: Tier | None) -> dict[str, Any]:
@@ -190,11 +195,11 @@ def name_and_spec(setting: str) -> tuple[str, str]:
     return setting.rstrip("/").rpartition("/")[-1], setting
 
 
-def load(setting: str, device: torch.device) -> ServedModel:
+def load(setting: str, placement: Placement) -> ServedModel:
     """Load one entry of RAPID_MODELS.
 
     Raises:
         ModelLoadError: it cannot be served.
     """
     name, spec = name_and_spec(setting)
-    return ServedModel(name, timm_models.load(spec), device)
+    return ServedModel(name, timm_models.load(spec), placement)

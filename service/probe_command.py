@@ -12,11 +12,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from service import models, probe_set, tiers, timm_models
-from service.engine import Engine, choose_device
+from service.engine import Engine
 from service.errors import ImageRejectedError, ModelLoadError, TooLargeError
 from service.images import InputSpec, decode
 from service.measured import Measured, Share
 from service.models import ServedModel
+from service.placement import Backend, Precision, choose
 from service.probe import measure
 from service.probe_set import BASELINE, Picture
 from service.schemas import BaselineTier, ProbeBaseline
@@ -34,6 +35,8 @@ class Wanted(NamedTuple):
     """folder with `labels.csv`; None for the one beside the model"""
     tiers: tuple[Tier, ...]
     device: str
+    backend: Backend
+    precision: Precision
     batch_size: int
     max_images: int
 
@@ -59,14 +62,15 @@ def probe(wanted: Wanted) -> tuple[list[Row], Path, ServedModel]:
 
     Raises:
         ModelLoadError: the model or the pictures cannot be used.
+        SettingsError: the device cannot compute so.
     """
-    device = choose_device(wanted.device)
+    placement = choose(wanted.device, wanted.backend, wanted.precision)
     folder = wanted.data or timm_models.probe_folder(models.name_and_spec(wanted.model)[1])
     if folder is None:
         raise ModelLoadError(f"{wanted.model!r} has no pictures beside it; name some with --data")
-    model = models.load(wanted.model, device)
+    model = models.load(wanted.model, placement)
     pictures = probe_set.read(folder, model.labels, max_pictures=wanted.max_images).pictures
-    engine = Engine(device, num_threads=0)
+    engine = Engine(placement, num_threads=0)
     measured = asyncio.run(_measure(model, engine, pictures, wanted))
     engine.close()
     return [_row(model, tier, counts) for tier, counts in measured.items()], folder, model

@@ -33,6 +33,15 @@ class Settings(BaseSettings):
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu`, `cuda`, `cuda:1`"
     )
+    backend: Literal["auto", "torch", "onednn"] = Field(
+        "auto",
+        description="`torch`; `onednn`: on the CPU, weights laid out once; `auto`: the faster one",
+    )
+    precision: Literal["float32", "bfloat16", "float16", "int8"] = Field(
+        "float32",
+        description="`float32`; on a GPU also `bfloat16`, `float16`; on the CPU with oneDNN also "
+        "`bfloat16`, `int8`. See what it costs with `rapid probe --precision`",
+    )
     num_threads: int = Field(
         0,
         ge=0,

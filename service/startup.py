@@ -29,7 +29,7 @@ async def load_and_probe(
     """
     folders = _probe_folders(settings)
     for setting in settings.models:
-        model = await engine.run(partial(models.load, setting, engine.device))
+        model = await engine.run(partial(models.load, setting, engine.placement))
         await _warm_up(service, model, settings, engine)
         _announce(service, model)
     probe_sets = [

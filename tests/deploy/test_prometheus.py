@@ -27,6 +27,7 @@ from torch import Tensor
 from service import images, models, probe
 from service.measured import Measured
 from service.models import Variant
+from service.placement import CPU
 from service.schemas import BaselineTier, ProbeBaseline
 from service.tiers import TIERS
 from tests.conftest import Server
@@ -130,7 +131,7 @@ def damage(model: Path, folder: Path) -> Path:
 
 def label(pictures: Sequence[Path], model: Path, folder: Path) -> Path:
     """Pictures to probe with, whose labels are what this model answers, and how right it is."""
-    served = models.load(str(model), torch.device("cpu"))
+    served = models.load(str(model), CPU)
     spec = images.InputSpec(served.transform, served.resize_side, 50_000_000)
     pixels = [images.decode(path.read_bytes(), spec) for path in pictures]
 

@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 from service import models, tiers
 from service.__main__ import main
+from service.placement import CPU
 from service.tiers import TIER_MACS, TIERS
 from tests.conftest import BUNDLED
 
@@ -25,7 +25,7 @@ def test_a_calibrated_model_is_served_with_its_tiers(folder: Path) -> None:
     written = json.loads((folder / "tiers.json").read_text())
     assert (written["num_pictures"], written["num_held_out"]) == (12, 5)
     assert not (folder / "tiers.progress.json").exists()
-    model = models.load(str(folder), torch.device("cpu"))
+    model = models.load(str(folder), CPU)
     # Of 16 patches in 4 blocks, not enough can go for the last tiers.
     assert {"high", "balanced"} <= model.limits.calibrated < set(TIERS[1:])
     for tier in model.limits.calibrated:
@@ -51,7 +51,7 @@ def test_it_says_what_is_missing(
 
 
 def test_the_bundled_model_ships_its_tiers() -> None:
-    model = models.load("everyday-vit-s14", torch.device("cpu"))
+    model = models.load("everyday-vit-s14", CPU)
     assert model.limits.calibrated == set(TIERS[1:])
     for tier in TIERS[1:]:
         variant = model.variant(*tiers.of_tier(model.limits, tier))

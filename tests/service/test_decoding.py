@@ -11,13 +11,14 @@ from service import images, models
 from service.decoding import Decoder
 from service.errors import ImageRejectedError
 from service.models import ServedModel
+from service.placement import CPU
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture(name="model", scope="module")
 def load(tiny_model: Path) -> ServedModel:
-    return models.load(str(tiny_model), torch.device("cpu"))
+    return models.load(str(tiny_model), CPU)
 
 
 async def test_it_decodes_as_the_image_module_does(model: ServedModel, owl: bytes) -> None:

@@ -20,6 +20,7 @@ from service import models, timm_models
 from service.errors import ImageRejectedError, TooLargeError
 from service.images import MAX_READS, MAX_SCANS, MAX_SEGMENTS, InputSpec, decode
 from service.models import ServedModel
+from service.placement import CPU
 from service.timm_models import create_transform, timm
 from tests.conftest import BUNDLED
 
@@ -83,7 +84,7 @@ def decoded(body: bytes) -> Tensor:
 
 @pytest.fixture(scope="module")
 def bundled() -> ServedModel:
-    return models.load(BUNDLED.name, torch.device("cpu"))
+    return models.load(BUNDLED.name, CPU)
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,8 @@ import rapid_core
 from service import models, tiers, timm_models
 from service.errors import ModelLoadError, ModelNotFoundError
 from service.models import Models, ServedModel
+from service.placement import CPU
 from service.timm_models import timm
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from service.errors import ModelLoadError
 from service.images import InputSpec, decode
 from service.measured import Measured
 from service.models import ServedModel
+from service.placement import CPU
 from service.tiers import TIERS
 from tests.conftest import AppClient
 
@@ -57,7 +58,7 @@ def varied(
     """The tiny model, with a head that tells the example photos apart."""
     folder = shutil.copytree(tiny_model, tmp_path_factory.mktemp("varied") / "tiny")
     weights = load_file(folder / "model.safetensors")
-    model = models.load(str(tiny_model), torch.device("cpu"))
+    model = models.load(str(tiny_model), CPU)
     module = model.variant("rapid", 0).module
     with torch.inference_mode():
         logits = torch.stack([module(pixels_of(model, path)[None])[0] for path in examples])
@@ -71,7 +72,7 @@ def labelled(
     varied: Path, examples: list[Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Labelled:
     """The example photos; of the labels some are right, some are among the first five."""
-    model = models.load(str(varied), torch.device("cpu"))
+    model = models.load(str(varied), CPU)
     ranked: dict[str, list[list[int]]] = {}
     for tier in TIERS:
         module = model.variant(*tiers.of_tier(model.limits, tier)).module

@@ -1,0 +1,76 @@
+"""Where a model computes, and how: device, library, precision."""
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from service import packing
+from service.errors import SettingsError
+
+Backend = Literal["auto", "torch", "onednn"]
+Precision = Literal["float32", "bfloat16", "float16", "int8"]
+
+OF_THE_GPU = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+class Placement(NamedTuple):
+    """Where and how a model computes."""
+
+    device: torch.device
+    backend: Literal["torch", "onednn"] = "torch"
+    precision: Precision = "float32"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the images that a model is given."""
+        return OF_THE_GPU[self.precision] if self.device.type == "cuda" else torch.float32
+
+    def place(self, module: Any) -> Any:
+        """Move a timm `VisionTransformer` there; it may be changed in place."""
+        if self.backend == "onednn":
+            packing.pack(module, packing_precision(self.precision))
+        return module.to(self.device, self.dtype) if self.device.type == "cuda" else module
+
+
+CPU = Placement(torch.device("cpu"))
+"""as PyTorch computes by itself: what others are compared with"""
+
+
+def choose(device: str, backend: Backend, precision: Precision) -> Placement:
+    """What the settings mean on this machine.
+
+    Args:
+        device: `auto` takes the GPU where there is one.
+        backend: `auto` takes what is fastest at equal answers.
+        precision: of the weights and the products.
+
+    Raises:
+        SettingsError: this is not to be had here.
+    """
+    chosen = torch.device(
+        device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    )
+    if chosen.type == "cuda":
+        if backend == "onednn" or precision == "int8":
+            raise SettingsError("the backend onednn and the precision int8 are for the CPU")
+        return Placement(chosen, "torch", precision)
+    if precision == "float32" and (backend == "torch" or not packing.is_available()):
+        return Placement(chosen)
+    if backend == "torch" or precision == "float16":
+        raise SettingsError(
+            f"on the CPU, backend {backend!r} does not compute in {precision}; allowed are "
+            "float32, and with the backend onednn bfloat16 and int8"
+        )
+    if not packing.is_available():
+        raise SettingsError("this build of PyTorch has no oneDNN, which bfloat16 and int8 need")
+    return Placement(chosen, "onednn", precision)
+
+
+def packing_precision(precision: Precision) -> packing.Precision:
+    """The same precision, of which float16 is none on the CPU."""
+    assert precision != "float16"
+    return precision

@@ -1,0 +1,154 @@
+"""Weights laid out for the CPU: the same answers within what the precision promises."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch import nn
+
+import rapid_core
+from service import models, packing
+from service.errors import SettingsError
+from service.packing import PackedLinear
+from service.placement import CPU, Placement, choose
+
+ONEDNN = Placement(torch.device("cpu"), "onednn")
+
+pytestmark = pytest.mark.skipif(
+    not packing.is_available(), reason="this build of PyTorch has no oneDNN"
+)
+
+LARGEST_ERROR = {"float32": 1e-5, "bfloat16": 0.02, "int8": 0.05}
+"""of a product, as a share of its largest value"""
+
+
+@pytest.mark.parametrize("precision", LARGEST_ERROR)
+@pytest.mark.parametrize("with_gelu", [False, True])
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1, 48), (3, 7, 48), (2, 5, 6, 48)])
+def test_a_packed_layer_computes_what_the_layer_does(
+    precision: packing.Precision, with_gelu: bool, has_bias: bool, shape: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(48, 80, bias=has_bias)
+    x = torch.randn(shape)
+    exact = x.double() @ linear.weight.double().mT
+    exact = exact + linear.bias.double() if has_bias else exact
+    expected = exact * 0.5 * (1 + torch.erf(exact / 2**0.5)) if with_gelu else exact
+    packed = PackedLinear(linear, precision, with_gelu=with_gelu)
+    with torch.inference_mode():
+        found = packed(x)
+    assert found.dtype == torch.float32
+    assert found.shape == expected.shape
+    error = (found - expected).abs().max() / expected.abs().max()
+    assert error < LARGEST_ERROR[precision]
+    if precision != "float32":
+        assert error > LARGEST_ERROR["float32"]  # it really computes in fewer bits
+
+
+KINDS = {
+    "plain": {},
+    "without bias": {"qkv_bias": False},
+    "layer scale": {"init_values": 0.1},
+    "query and key norms": {"qk_norm": True},
+    "registers": {"reg_tokens": 4, "class_token": True},
+    "mean pooling": {"global_pool": "avg"},
+    "another activation": {"act_layer": "gelu_tanh"},
+    "norm in the MLP": {"scale_mlp_norm": True},
+}
+
+
+@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("r", [0, 3])
+def test_a_packed_model_gives_the_models_logits(options: dict[str, object], r: int) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model(
+        *("vit_tiny_patch16_224",),
+        img_size=64,
+        num_classes=10,
+        embed_dim=32,
+        depth=3,
+        num_heads=4,
+        **options,
+    ).eval()
+    packed = timm.create_model(
+        *("vit_tiny_patch16_224",),
+        img_size=64,
+        num_classes=10,
+        embed_dim=32,
+        depth=3,
+        num_heads=4,
+        **options,
+    ).eval()
+    packed.load_state_dict(model.state_dict())
+    packing.pack(packed, "float32")
+    x = torch.randn(3, 3, 64, 64)
+    with torch.inference_mode():
+        plain = rapid_core.patch(model, r=r)
+        fast = rapid_core.patch(packed, r=r, prefix_only=model.global_pool == "token")
+        assert torch.allclose(fast(x), plain(x), atol=1e-5)
+    assert sum(isinstance(layer, PackedLinear) for layer in packed.modules()) == 3 * 4 - 1
+
+
+def test_nothing_of_the_weights_is_kept_twice() -> None:
+    model = timm.create_model("vit_tiny_patch16_224", img_size=64, depth=3).eval()
+    packing.pack(model, "float32")
+    layers = [layer for layer in model.blocks.modules() if isinstance(layer, nn.Linear)]
+    on_meta = [layer.weight.device.type == "meta" for layer in layers]
+    assert on_meta.count(False) == 1  # the queries of the last block need part of theirs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_the_bundled_model_keeps_its_answers(
+    examples: list[Path], precision: packing.Precision
+) -> None:
+    placement = ONEDNN._replace(precision=precision)
+    plain, fast = (models.load("everyday-vit-s14", each) for each in (CPU, placement))
+    pixels = torch.stack([plain.transform(Image.open(path).convert("RGB")) for path in examples])
+    for method, r in (("rapid", 0), ("rapid", 14), ("tome", 8)):
+        with torch.inference_mode():
+            expected = plain.variant(method, r).module(pixels)
+            found = fast.variant(method, r).module(pixels)
+        assert (found.argmax(dim=1) == expected.argmax(dim=1)).float().mean() >= 11 / 12
+        if precision == "float32":
+            assert torch.allclose(found, expected, atol=1e-3)
+        assert fast.macs_ratio(fast.variant(method, r)) == plain.macs_ratio(
+            plain.variant(method, r)
+        )
+
+
+# What the settings mean.
+
+
+def test_on_the_cpu_the_faster_library_is_the_default() -> None:
+    assert choose("cpu", "auto", "float32") == ONEDNN
+    assert choose("cpu", "torch", "float32") == CPU
+    assert choose("cpu", "auto", "int8") == ONEDNN._replace(precision="int8")
+    assert choose("cuda:1", "auto", "bfloat16").dtype == torch.bfloat16
+    assert choose("cpu", "auto", "bfloat16").dtype == torch.float32
+
+
+def test_without_the_library_the_default_still_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "is_available", lambda: False)
+    assert choose("cpu", "auto", "float32") == CPU
+    with pytest.raises(SettingsError, match="no oneDNN"):
+        choose("cpu", "auto", "int8")
+
+
+@pytest.mark.parametrize(
+    ("device", "backend", "precision", "says"),
+    [
+        ("cpu", "torch", "int8", "does not compute in int8"),
+        ("cpu", "auto", "float16", "does not compute in float16"),
+        ("cuda", "auto", "int8", "for the CPU"),
+        ("cuda", "onednn", "float32", "for the CPU"),
+    ],
+)
+def test_what_is_not_to_be_had_is_said(
+    device: str, backend: str, precision: str, says: str
+) -> None:
+    with pytest.raises(SettingsError, match=says):
+        choose(device, backend, precision)  # type: ignore[arg-type]
