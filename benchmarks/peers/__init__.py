@@ -1,0 +1,1 @@
+"""The same model behind other servers, one folder each: an app and exact requirements."""
