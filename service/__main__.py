@@ -149,7 +149,7 @@ def probe_model(arguments: argparse.Namespace) -> int:
             probe_command.write_png(rows, arguments.png, model.name)
         if arguments.baseline:
             print(f"wrote {probe_command.write_baseline(rows, folder, model.architecture)}")
-    except (ModelLoadError, SettingsError) as exc:
+    except (ModelLoadError, SettingsError, OSError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 1
     return 0

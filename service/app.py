@@ -23,6 +23,7 @@ from service.calls import PHASES, UNKNOWN
 from service.classify import Service
 from service.decoding import Decoder
 from service.engine import MEMORY_KINDS, Engine
+from service.errors import ModelLoadError
 from service.forecast import Forecast
 from service.lifecycle import Lifecycle, Phase
 from service.metrics import Metrics
@@ -214,6 +215,8 @@ def _fail_with(
     if task.cancelled() or (error := task.exception()) is None:
         return
     lifecycle.fail()
-    logger.critical("the service cannot go on: %s", error, exc_info=error)
+    # What is wrong with a model is said in words; of anything else the place matters.
+    place = None if isinstance(error, ModelLoadError) else error
+    logger.critical("the service cannot go on: %s", error, exc_info=place)
     if on_failure is not None:
         on_failure()

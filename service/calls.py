@@ -25,6 +25,12 @@ class Call:
     api_key: str | None = None
     """name of the key, never the key"""
     num_images: int = 0
+    num_failed: int = 0
+    """of the images"""
+    deadline_ms: float | None = None
+    """that the client set, or the service's own"""
+    code: str | None = None
+    """of the error that the client was told"""
     timings_s: dict[str, float] = field(default_factory=dict)
     """what took how long; of several images the longest"""
 

@@ -97,6 +97,7 @@ async def classify(
         )
     for outcome in outcomes:
         if isinstance(outcome, BaseException):
+            call.num_failed += 1
             plan.model.statistics.failed(monotonic() - call.arrival)
     return outcomes
 
@@ -114,7 +115,8 @@ def _plan(
     model = service.models.find(wanted.model)
     call.model, call.num_images = model.name, len(pictures)
     _check_top_k(model, wanted.top_k)
-    deadline = call.arrival + (wanted.deadline_ms or service.default_deadline_ms) / 1000
+    call.deadline_ms = wanted.deadline_ms or service.default_deadline_ms
+    deadline = call.arrival + call.deadline_ms / 1000
     due = _due(wanted, call.arrival, deadline)
     sizes = [len(picture) for picture in pictures if isinstance(picture, bytes)]
     decode_s = service.decoder.expected_s(sizes, model)

@@ -59,15 +59,15 @@ class ServedModel:
         self.input_size = loaded.input_size
         self.transform: Callable[[Image.Image], Tensor] = loaded.transform
         self.resize_side = loaded.resize_side
-        self._module = placement.place(loaded.module.requires_grad_(requires_grad=False))
-        self._dtype = placement.dtype
         self._variants: dict[tuple[str, int | None, Tier | None], Variant] = {}
         self._calibrated = dict(loaded.calibration.tiers) if loaded.calibration else {}
         self._lock = Lock()
         try:
-            self.dense_macs = rapid_core.macs(self._module)
+            self.dense_macs = rapid_core.macs(loaded.module)
         except rapid_core.RapidError as exc:
             raise ModelLoadError(f"cannot serve {name!r}: {exc}") from exc
+        self._module = placement.place(loaded.module.requires_grad_(requires_grad=False))
+        self._dtype = placement.dtype
         num_patches: int = loaded.module.patch_embed.num_patches
         num_blocks: int = len(loaded.module.blocks)
         self.num_prefix_tokens: int = loaded.module.num_prefix_tokens

@@ -130,7 +130,7 @@ def _source(spec: str) -> str:
     if missing:
         raise ModelLoadError(
             f"{spec!r} has no {' and no '.join(missing)}; a model folder holds both, "
-            "in the format that timm.models.save_for_hf writes"
+            "as timm.models.save_for_hf(model, folder, safe_serialization=True) writes them"
         )
     return f"local-dir:{folder.resolve()}"
 

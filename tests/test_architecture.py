@@ -97,8 +97,8 @@ SERVICE: dict[str, set[str]] = {
     },
     "app": {
         *("admission", "api_keys", "batch_policy", "batching", "brownout", "calls", "classify"),
-        *("cores", "decoding", "engine", "forecast", "lifecycle", "metrics", "models"),
-        *("placement", "probe", "routes", "settings", "shadow", "startup"),
+        *("cores", "decoding", "engine", "errors", "forecast", "lifecycle", "metrics"),
+        *("models", "placement", "probe", "routes", "settings", "shadow", "startup"),
     },
     "__main__": {
         *("app", "calibrate", "early_exit", "errors", "event_log", "impatient"),

@@ -6,6 +6,7 @@ What the native route and the Open Inference Protocol have in common.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from http import HTTPStatus
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -57,6 +58,7 @@ async def exchange(service: Service, settings: Settings, request: Request, work:
         status = response.status_code
     except ServiceError as exc:
         service.metrics.rejected.labels(exc.code).inc()
+        call.code = exc.code
         response = problem_response(request, exc)
         status = response.status_code
     except ClientDisconnect:
@@ -138,15 +140,19 @@ def _account(service: Service, request: Request, call: Call, status: int) -> Non
     labels = (call.model, call.tier)
     service.metrics.requests.labels(*labels, str(status)).inc()
     service.metrics.request_seconds.labels(*labels).observe(total_s)
-    logger.info(
+    logger.log(
+        logging.WARNING if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO,
         "request",
         extra={
             "path": request.scope["route"].path,
             "status": status,
+            "code": call.code,
             "phase": call.phase,
             "model": call.model,
             "tier": call.tier,
             "num_images": call.num_images,
+            "num_failed": call.num_failed,
+            "deadline_ms": call.deadline_ms,
             "api_key": call.api_key,
             **{f"{name}_ms": round(1000 * s, 3) for name, s in call.timings_s.items()},
         },

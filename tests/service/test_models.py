@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import rapid_core
 from service import models, tiers, timm_models
 from service.errors import ModelLoadError, ModelNotFoundError
 from service.models import Models, ServedModel
-from service.placement import CPU
+from service.placement import CPU, choose
 from service.timm_models import timm
 
 
@@ -172,3 +173,13 @@ def test_a_calibration_that_does_not_fit_is_refused(
     (calibrated_model / "tiers.json").write_text(json.dumps(broken))
     with pytest.raises(ModelLoadError, match=message):
         models.load(str(calibrated_model), CPU)
+
+
+@pytest.mark.parametrize("backend", ["torch", "auto"])
+def test_what_cannot_be_reduced_is_refused_whatever_computes_it(
+    tmp_path: Path, backend: Literal["torch", "auto"]
+) -> None:
+    model = timm.create_model("resnet10t", num_classes=3)
+    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    with pytest.raises(ModelLoadError, match="not a timm VisionTransformer"):
+        models.load(str(tmp_path), choose("cpu", backend, "float32"))
