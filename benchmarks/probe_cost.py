@@ -25,6 +25,8 @@ from benchmarks.running import running
 PROBES = {"off": "0", "on": "0.001"}
 """seconds from one probe to the next"""
 QUANTILES = ("p50", "p90", "p99")
+MIN_REQUESTS = 150
+"""so that one of a hundred lies above the p99, although arrivals are random"""
 SAMPLES = "rapid_probe_samples_total"
 
 
@@ -35,6 +37,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--duration", type=float, default=20.0, help="seconds of each measurement")
     arguments = parser.parse_args()
+    if arguments.rate * arguments.duration < MIN_REQUESTS:
+        parser.error(f"a p99 needs {MIN_REQUESTS} requests; raise --rate or --duration")
     latency_ms: dict[str, list[dict[str, float]]] = {name: [] for name in PROBES}
     num_probed = 0
     for number in tqdm(range(arguments.rounds), unit=" rounds"):

@@ -1,0 +1,122 @@
+"""What the CPU's backends and precisions give: images per second beside plain PyTorch, per tier.
+
+    python -m benchmarks.backends --rounds 9 --out benchmarks/results/backends-deit-small-cpu.json
+
+All variants and timm's own dense model take turns in every round; quoted are medians over the
+rounds of the ratio to the dense model's time in the same round.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from benchmarks import environment
+from service import models, tiers
+from service.placement import choose
+from service.tiers import TIERS, Tier
+from service.timm_models import timm
+
+KINDS = {
+    "torch": ("torch", "float32"),
+    "onednn": ("onednn", "float32"),
+    "onednn bfloat16": ("onednn", "bfloat16"),
+    "onednn int8": ("onednn", "int8"),
+}
+DENSE = "dense"
+Run = Callable[[Tensor], Tensor]
+
+
+def main() -> int:
+    """Print a table, and write JSON where it is wanted."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--architecture", default="deit_small_patch16_224")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--tiers", nargs="+", choices=TIERS, default=TIERS)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        runs, macs = load(arguments.architecture, Path(folder), arguments.tiers)
+    rows: list[dict[str, Any]] = []
+    for batch_size in arguments.batch_sizes:
+        seconds = take_turns(runs, torch.randn(batch_size, 3, 224, 224), arguments.rounds)
+        for (kind, tier), times in seconds.items():
+            ratios = [dense / mine for dense, mine in zip(seconds[DENSE, ""], times, strict=True)]
+            rows.append(
+                {
+                    "backend": kind,
+                    "tier": tier,
+                    "batch_size": batch_size,
+                    "images_per_s": round(batch_size / statistics.median(times), 2),
+                    "speed_up": round(statistics.median(ratios), 3),
+                    "macs_ratio": macs[kind, tier],
+                }
+            )
+    publish(rows, arguments)
+    return 0
+
+
+def load(
+    architecture: str, folder: Path, wanted: list[Tier]
+) -> tuple[dict[tuple[str, str], Run], dict[tuple[str, str], float]]:
+    """The dense model and every variant, all of the same random weights; and their work."""
+    torch.manual_seed(0)
+    dense = timm.create_model(architecture, pretrained=False).eval()
+    timm.models.save_for_hf(dense, folder, safe_serialization=True)
+    runs: dict[tuple[str, str], Run] = {(DENSE, ""): dense}
+    macs = {(DENSE, ""): 1.0}
+    for kind, (backend, precision) in KINDS.items():
+        model = models.load(f"model={folder}", choose("cpu", backend, precision))
+        for tier in wanted:
+            variant = model.variant(*tiers.of_tier(model.limits, tier))
+            runs[kind, tier] = variant.module
+            macs[kind, tier] = model.macs_ratio(variant)
+    return runs, macs
+
+
+@torch.inference_mode()
+def take_turns(
+    runs: dict[tuple[str, str], Run], images: Tensor, num_rounds: int
+) -> dict[tuple[str, str], list[float]]:
+    """Seconds of each run in every round; a round before the first is not counted."""
+    seconds: dict[tuple[str, str], list[float]] = {name: [] for name in runs}
+    for number in tqdm(range(num_rounds + 1), desc=f"batch {len(images)}", unit=" rounds"):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run(images)
+            if number > 0:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def publish(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
+    """Table to stdout, JSON to the file."""
+    print(f"{'backend':<17}{'tier':<10}{'batch':>6}{'MACs':>7}{'img/s':>9}{'speed-up':>10}")
+    for row in rows:
+        print(
+            f"{row['backend']:<17}{row['tier']:<10}{row['batch_size']:>6}{row['macs_ratio']:>7.0%}"
+            f"{row['images_per_s']:>9.1f}{row['speed_up']:>10.2f}"
+        )
+    if arguments.out:
+        result = {
+            "architecture": arguments.architecture,
+            "num_threads": torch.get_num_threads(),
+            "rounds": arguments.rounds,
+            "rows": rows,
+            "environment": environment.describe(),
+        }
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
