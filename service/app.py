@@ -61,7 +61,7 @@ def create_app(
         SettingsError: the API keys cannot be read, or the device cannot compute so.
     """
     placement = choose(settings.device, settings.backend, settings.precision)
-    engine = Engine(placement, num_threads=settings.num_threads)
+    engine = Engine(placement, num_threads=settings.num_threads, num_streams=settings.num_streams)
     metrics = Metrics(CollectorRegistry())
     metrics.build_info.labels(
         version("rapid-vit"),
@@ -116,7 +116,12 @@ def _build_service(
     served = Models()
     batcher: Batcher[Variant] = Batcher(
         engine.forward,
-        BatchPolicy(settings.max_batch_size, settings.max_wait_ms / 1000),
+        BatchPolicy(
+            settings.max_batch_size,
+            settings.max_wait_ms / 1000,
+            num_streams=engine.num_streams,
+            num_threads=engine.num_threads,
+        ),
         Hooks(
             computing.seconds,
             partial(_count_batch, metrics, computing, served),
@@ -154,9 +159,9 @@ def _count_batch(
     metrics: Metrics, computing: Forecast, served: Models, batch: Finished[Variant]
 ) -> None:
     """Note a finished batch where it is of use."""
-    computing.observe(batch.lane, batch.num_images, batch.seconds)
+    computing.observe(batch.lane, batch.num_images, batch.device_s)
     metrics.dispatches.labels(batch.reason).inc()
-    metrics.device_busy.labels("spare" if batch.is_spare else "clients").inc(batch.seconds)
+    metrics.device_busy.labels("spare" if batch.is_spare else "clients").inc(batch.device_s)
     if not batch.is_spare:
         metrics.batch_size.labels(batch.lane.model, batch.lane.method).observe(batch.num_images)
         served.find(batch.lane.model).statistics.executed(batch.num_images, batch.seconds)

@@ -1,5 +1,6 @@
-"""When a batch starts. Decisions only: no clock, no queue, nothing that waits."""
+"""When a batch starts, and with how much of the device. No clock, no queue, nothing that waits."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -9,13 +10,46 @@ an image could not be in time otherwise; the service is shutting down; nobody wa
 DISPATCH_REASONS: tuple[DispatchReason, ...] = get_args(DispatchReason)
 
 
+class Part(NamedTuple):
+    """What one batch gets of the device."""
+
+    num_threads: int = 1
+    share: float = 1.0
+    """of the device's threads, 0 < share <= 1"""
+    max_images: int = 1
+    """most images in the batch"""
+
+
 class BatchPolicy(NamedTuple):
-    """When a lane becomes a batch."""
+    """When a lane becomes a batch, and what it gets of the device."""
 
     max_batch_size: int
     """most images in one."""
     max_wait_s: float = 0.0
     """how long the oldest image of a lane waits for company while the device is free."""
+    num_streams: int = 1
+    """most batches that are computed at the same time."""
+    num_threads: int = 1
+    """that they share; a GPU counts as one."""
+
+    def part(self, threads_taken: list[int], num_waiting: int) -> Part | None:
+        """What the next batch gets, or None if nothing is free.
+
+        Images that wait are spread over the free streams: one thread per batch loses no time in
+        waiting for the others at every layer. One image alone gets all that is free.
+
+        Args:
+            threads_taken: threads of each batch that is running.
+            num_waiting: images that wait, in all lanes.
+        """
+        streams = self.num_streams - len(threads_taken)
+        threads = self.num_threads - sum(threads_taken)
+        if streams < 1 or threads < 1:
+            return None
+        num_batches = max(1, min(streams, threads, num_waiting))
+        each = math.ceil(num_waiting / num_batches)
+        threads //= num_batches
+        return Part(threads, threads / self.num_threads, min(self.max_batch_size, max(1, each)))
 
     def due(
         self, num_waiting: int, *, age_s: float, slack_s: float, is_draining: bool

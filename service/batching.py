@@ -1,6 +1,7 @@
-"""Waiting images become batches: the loop that gives a device its work, one batch at a time.
+"""Waiting images become batches: the loops that give a device its work.
 
-Batches are formed as late as possible: when the device is free it takes what waits.
+Batches are formed as late as possible: when the device, or a part of it, is free it takes what
+waits.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from torch import Tensor
 
-from service.batch_policy import BatchPolicy, DispatchReason, SpareTime
+from service.batch_policy import BatchPolicy, DispatchReason, Part, SpareTime
 from service.errors import (
     DeviceStuckError,
     InferenceError,
@@ -23,6 +24,7 @@ from service.errors import (
     ServiceError,
 )
 from service.lanes import Answer, Job, Lanes
+from service.streams import Batch, Streams
 
 K = TypeVar("K")
 logger = logging.getLogger(__name__)
@@ -40,6 +42,8 @@ class Finished(NamedTuple, Generic[K]):
     num_images: int
     seconds: float
     reason: DispatchReason
+    device_s: float
+    """the same work on the whole device"""
 
     @property
     def is_spare(self) -> bool:
@@ -47,28 +51,15 @@ class Finished(NamedTuple, Generic[K]):
         return self.reason == "spare"
 
 
-class _Batch(NamedTuple, Generic[K]):
-    """What the device computes."""
-
-    lane: K
-    jobs: list[Job]
-    reason: DispatchReason
-    started: float
-
-    @property
-    def is_spare(self) -> bool:
-        return self.reason == "spare"
-
-
-Forward = Callable[[K, Sequence[Tensor]], Awaitable[Sequence[Tensor]]]
-"""(lane, B images (3, H, W)) -> B rows of logits (K,)."""
+Forward = Callable[[K, Sequence[Tensor], int], Awaitable[Sequence[Tensor]]]
+"""(lane, B images (3, H, W), number of threads) -> B rows of logits (K,)."""
 
 
 class Hooks(NamedTuple, Generic[K]):
     """What a batcher asks and tells those around it."""
 
     expected_s: Callable[[K, int], float]
-    """forecast for a batch of a lane, in seconds"""
+    """forecast for a batch of a lane on the whole device, in seconds"""
     on_batch: Callable[[Finished[K]], None] = lambda _: None
     """told of every finished batch"""
     is_draining: Callable[[], bool] = lambda: False
@@ -76,7 +67,7 @@ class Hooks(NamedTuple, Generic[K]):
 
 
 class Batcher(Generic[K]):
-    """Collects jobs in lanes and runs them, a batch at a time, earliest due time first."""
+    """Collects jobs in lanes and runs them in batches, earliest due time first."""
 
     def __init__(
         self,
@@ -90,20 +81,20 @@ class Batcher(Generic[K]):
         """Prepare an empty batcher.
 
         Args:
-            forward: runs one batch; one call at a time.
-            policy: when a lane becomes a batch.
+            forward: runs one batch; as many calls at a time as the policy has streams.
+            policy: when a lane becomes a batch, and what it gets of the device.
             hooks: whom to ask and tell.
             spare_time: when the device may work for `submit_spare`.
             clock: seconds, monotonic; deadlines are on it.
         """
         self._forward = forward
-        self._max_batch_size = policy.max_batch_size
+        self._policy = policy
         self._expected_s, self._on_batch, self._is_draining = hooks
         self._spare_time = spare_time or SpareTime()
         self._clock = clock
         self._lanes: Lanes[K] = Lanes(policy, hooks.expected_s)
         self._spare: deque[tuple[K, Job]] = deque()
-        self._running: _Batch[K] | None = None
+        self._streams: Streams[K] = Streams(hooks.expected_s, clock)
         self._num_fitting = 0
         self._work = asyncio.Event()
         self._numbers = itertools.count()
@@ -184,26 +175,31 @@ class Batcher(Generic[K]):
     @property
     def is_busy(self) -> bool:
         """Whether images of clients wait or are being computed."""
-        running = self._running
-        return self.num_waiting > 0 or (running is not None and not running.is_spare)
+        return self.num_waiting > 0 or self._streams.serve_clients
 
     @property
     def running_s(self) -> float:
-        """Seconds for which the present batch has been running; 0.0 if there is none."""
-        return 0.0 if self._running is None else self._clock() - self._running.started
+        """Seconds for which the oldest batch has been running; 0.0 if there is none."""
+        return self._streams.longest_s
 
     @property
     def backlog_s(self) -> float:
         """Forecast of the seconds until all that is inside has been computed."""
-        return self._rest_s() + self._lanes.expected_all_s
+        return self._streams.rest_s + self._lanes.expected_all_s
 
     def expected_wait_s(self, lane: K, num_images: int, due: float) -> float:
         """Forecast for images that came now: seconds until all of them are answered.
 
-        The rest of the running batch, what goes first in other lanes, and their own lane's batches.
+        The rest of the running batches, what goes first in other lanes, and their own lane's
+        batches, the last of which has one stream only unless all are free.
         """
-        is_busy = self._running is not None
-        return self._rest_s() + self._lanes.expected_ahead_s(lane, num_images, due, is_busy=is_busy)
+        taken = self._streams.threads_taken
+        ahead_s = self._lanes.expected_ahead_s(lane, num_images, due, is_busy=bool(taken))
+        if self.num_waiting == 0 and self._policy.part(taken, num_images) is not None:
+            return ahead_s / (1 - sum(taken) / self._policy.num_threads)
+        slower = self._policy.num_streams - 1
+        last_s = slower * self._expected_s(lane, self._lanes.next_size(lane, num_images))
+        return self._streams.rest_s + ahead_s + last_s
 
     async def run(self) -> None:
         """Compute batches until cancelled; whatever still waits then is told so.
@@ -211,16 +207,24 @@ class Batcher(Generic[K]):
         Raises:
             DeviceStuckError: the device is broken, and no further batch would succeed.
         """
+        loops = [asyncio.create_task(self._fill_stream()) for _ in range(self._policy.num_streams)]
         try:
-            while True:
-                self._work.clear()
-                batch, wait_s = self._next_batch()
-                if batch is not None:
-                    await self._run_batch(batch)
-                else:
-                    await self._wait_for_work(wait_s)
+            await asyncio.gather(*loops)
         finally:
             self._close()
+            for loop in loops:
+                loop.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+
+    async def _fill_stream(self) -> None:
+        """One batch after the other; every stream has a loop of its own, and all are alike."""
+        while True:
+            self._work.clear()
+            batch, wait_s = self._next_batch()
+            if batch is not None:
+                await self._run_batch(batch)
+            else:
+                await self._wait_for_work(wait_s)
 
     async def watch(self, max_batch_s: float) -> None:
         """Until cancelled, see that no batch takes longer than it may.
@@ -230,49 +234,45 @@ class Batcher(Generic[K]):
         """
         while True:
             await asyncio.sleep(max_batch_s / 10)
-            if self._running is not None and self.running_s > max_batch_s:
-                num_images = len(self._running.jobs)
+            oldest = self._streams.oldest
+            if oldest is not None and self.running_s > max_batch_s:
                 self._close()
                 raise DeviceStuckError(
-                    f"a batch of {num_images} images has not ended within {max_batch_s:g} s"
+                    f"a batch of {len(oldest.jobs)} images has not ended within {max_batch_s:g} s"
                 )
 
     def _close(self) -> None:
         """Refuse new jobs, and tell all that wait."""
         self._closed = True
-        running = [] if self._running is None else self._running.jobs
+        running = [job for batch in self._streams.running for job in batch.jobs]
         spare = [job for _, job in self._spare]
         self._spare.clear()
         _fail([*running, *self._lanes.clear(), *spare], _shutting_down)
 
-    def _rest_s(self) -> float:
-        """Forecast of the seconds until the running batch ends."""
-        if self._running is None:
-            return 0.0
-        expected_s = self._expected_s(self._running.lane, len(self._running.jobs))
-        return max(0.0, expected_s - self.running_s)
-
-    def _next_batch(self) -> tuple[_Batch[K] | None, float]:
+    def _next_batch(self) -> tuple[Batch[K] | None, float]:
         """The batch to start now, or None and the seconds until there may be one."""
         now, is_draining = self._clock(), self._is_draining()
         self._lanes.drop_dead(now)
-        self._lanes.put_hopeless_last(now)
-        chosen = self._lanes.next(now, is_draining=is_draining)
+        part = self._policy.part(self._streams.threads_taken, self.num_waiting)
+        if part is None:
+            return None, math.inf
+        self._lanes.put_hopeless_last(now, part)
+        chosen = self._lanes.next(now, part, is_draining=is_draining)
         if chosen is None:
-            return (None, math.inf) if is_draining else self._next_spare(now)
+            return (None, math.inf) if is_draining else self._next_spare(now, part)
         if chosen.wait_s > 0:
             return None, min(chosen.wait_s, LONGEST_SLEEP_S)
-        jobs = self._lanes.take(chosen.lane, now)
-        return _Batch(chosen.lane, jobs, chosen.reason, now), 0.0
+        jobs = self._lanes.take(chosen.lane, now, part)
+        return Batch(chosen.lane, jobs, chosen.reason, now, part), 0.0
 
-    def _next_spare(self, now: float) -> tuple[_Batch[K] | None, float]:
-        """The same, for when no client waits."""
-        if not self._spare:
+    def _next_spare(self, now: float, part: Part) -> tuple[Batch[K] | None, float]:
+        """The same, for when no client waits; not beside another batch, which it would slow."""
+        if not self._spare or self._streams.running:
             return None, math.inf
         if (wait_s := self._spare_time.wait_s(now)) > 0:
             return None, wait_s
         lane, job = self._spare.popleft()
-        return _Batch(lane, [job], "spare", now), 0.0
+        return Batch(lane, [job], "spare", now, part), 0.0
 
     async def _wait_for_work(self, wait_s: float) -> None:
         """Sleep until a job comes, or for so long."""
@@ -282,20 +282,22 @@ class Batcher(Generic[K]):
         except TimeoutError:
             return
 
-    async def _run_batch(self, batch: _Batch[K]) -> None:
+    async def _run_batch(self, batch: Batch[K]) -> None:
         """Compute one batch and answer each of its jobs exactly once.
 
         Raises:
             DeviceStuckError: the device is broken. All who wait for this batch have been told.
         """
-        self._running = batch
+        self._streams.running.append(batch)
         try:
             for job in batch.jobs:
                 job.on_start()
-            rows = await self._forward(batch.lane, [job.pixels for job in batch.jobs])
+            images = [job.pixels for job in batch.jobs]
+            rows = await self._forward(batch.lane, images, batch.part.num_threads)
             answered = list(zip(batch.jobs, rows, strict=True))
-            seconds = self.running_s
-            self._on_batch(Finished(batch.lane, len(batch.jobs), seconds, batch.reason))
+            seconds = self._clock() - batch.started
+            device_s = seconds * batch.part.share
+            self._on_batch(Finished(batch.lane, len(images), seconds, batch.reason, device_s))
         except (asyncio.CancelledError, DeviceStuckError):
             _fail(batch.jobs, _shutting_down)
             raise
@@ -312,12 +314,13 @@ class Batcher(Generic[K]):
                     queue_s = batch.started - job.submitted
                     job.answer.set_result(Answer(logits, queue_s, seconds, len(batch.jobs)))
         finally:
-            self._running = None
+            self._streams.running.remove(batch)
+            self._work.set()  # what is free now may be shared among several streams
             self._spare_time.used(
                 started=batch.started, ended=self._clock(), is_spare=batch.is_spare
             )
 
-    def _split(self, batch: _Batch[K], error: OutOfDeviceMemoryError) -> None:
+    def _split(self, batch: Batch[K], error: OutOfDeviceMemoryError) -> None:
         """Put a batch that did not fit back, and form none larger than its half from now on."""
         num_images, self._num_fitting = len(batch.jobs), 0
         if num_images == 1:
@@ -334,8 +337,8 @@ class Batcher(Generic[K]):
         """Try larger batches again some time after one that did not fit."""
         self._num_fitting += 1
         limit = self._lanes.max_batch_size
-        if limit < self._max_batch_size and self._num_fitting % BATCHES_UNTIL_GROWTH == 0:
-            self._lanes.max_batch_size = min(2 * limit, self._max_batch_size)
+        if limit < self._policy.max_batch_size and self._num_fitting % BATCHES_UNTIL_GROWTH == 0:
+            self._lanes.max_batch_size = min(2 * limit, self._policy.max_batch_size)
             logger.info("larger batches", extra={"max_batch_size": self._lanes.max_batch_size})
 
 

@@ -1,4 +1,4 @@
-"""Run batches on one device, on its one worker thread."""
+"""Run batches on one device, on its worker threads."""
 
 import asyncio
 import logging
@@ -13,53 +13,76 @@ import torch
 from torch import Tensor
 
 from service import cores
-from service.errors import DeviceStuckError, OutOfDeviceMemoryError
+from service.errors import DeviceStuckError, OutOfDeviceMemoryError, SettingsError
 from service.models import Variant
 from service.placement import Placement
 
 T = TypeVar("T")
 MemoryKind = Literal["used", "total"]
 MEMORY_KINDS: tuple[MemoryKind, ...] = get_args(MemoryKind)
+MAX_STREAMS = 4
+"""by default: Python itself runs one thread at a time, and more would wait for each other there"""
 logger = logging.getLogger(__name__)
 
 
 class Engine:
-    """A device and the thread that works for it. Batches run one after the other."""
+    """A device and the threads that work for it, one for each batch that runs at a time."""
 
-    def __init__(self, placement: Placement, *, num_threads: int) -> None:
-        """Start the worker thread.
+    def __init__(self, placement: Placement, *, num_threads: int, num_streams: int = 1) -> None:
+        """Start the worker threads.
 
         Args:
             placement: where the models are, and how they compute.
-            num_threads: threads that one batch may use on the CPU; 0: torch's choice, but not more
-                than there are cores for this process.
+            num_threads: threads that all batches together may use on the CPU; 0: torch's choice,
+                but not more than there are cores for this process.
+            num_streams: batches that may run at a time; 0: on the CPU one per thread, at most
+                `MAX_STREAMS`, and on a GPU one.
+
+        Raises:
+            SettingsError: so many streams are not possible.
         """
         self.placement = placement
         self.device = placement.device
-        self._worker = ThreadPoolExecutor(
-            1, thread_name_prefix="device", initializer=_set_threads, initargs=(num_threads,)
-        )
+        self.num_threads = _num_threads(placement, num_threads)
+        self.num_streams = num_streams or min(self.num_threads, MAX_STREAMS)
+        if self.num_streams > self.num_threads:
+            raise SettingsError(
+                f"RAPID_NUM_STREAMS = {num_streams} is more than there are threads to compute "
+                f"with; allowed are 0 ... {self.num_threads}"
+            )
+        self._workers = ThreadPoolExecutor(self.num_streams, thread_name_prefix="device")
 
-    async def forward(self, variant: Variant, images: Sequence[Tensor]) -> list[Tensor]:
+    async def forward(
+        self, variant: Variant, images: Sequence[Tensor], num_threads: int = 0
+    ) -> list[Tensor]:
         """Logits (K,), float32 on the CPU, of each image (3, H, W).
+
+        Args:
+            variant: of a model on this device.
+            images: one batch.
+            num_threads: that it may use; 0: all.
 
         Raises:
             OutOfDeviceMemoryError: so many images do not fit.
             DeviceStuckError: the device is broken; only a restart of the process helps.
         """
-        return await self.run(partial(self._forward, variant, images))
+        threads = num_threads or self.num_threads
+        return await self.run(partial(self._forward, variant, images, threads))
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Do something else on the worker thread, before there are batches."""
-        return await asyncio.get_running_loop().run_in_executor(self._worker, work)
+        """Do something else on a worker thread, before there are batches."""
+        return await asyncio.get_running_loop().run_in_executor(self._workers, work)
 
     async def warm_up(
         self, variant: Variant, input_size: Sequence[int], batch_sizes: Sequence[int]
     ) -> dict[int, float]:
         """Run a variant so that no client waits for what only the first run needs.
 
+        One image gets the whole device, more of them what one stream has of it.
+
         Returns:
-            Seconds by batch size, of those that fit into the memory of the device.
+            Seconds that the whole device would need, by batch size, of those that fit into its
+            memory.
 
         Raises:
             OutOfDeviceMemoryError: not even one image fits.
@@ -68,13 +91,14 @@ class Engine:
         await self.forward(variant, [image])
         seconds = {}
         for size in batch_sizes:
+            threads = self.num_threads if size == 1 else self.num_threads // self.num_streams
             started = monotonic()
             try:
-                await self.forward(variant, [image] * size)
+                await self.forward(variant, [image] * size, threads)
             except OutOfDeviceMemoryError:
                 logger.warning("out of device memory", extra={"batch_size": size})
                 continue
-            seconds[size] = monotonic() - started
+            seconds[size] = (monotonic() - started) * threads / self.num_threads
         return seconds
 
     def memory_bytes(self, kind: MemoryKind) -> int:
@@ -90,10 +114,14 @@ class Engine:
         return used if kind == "used" else total_bytes
 
     def close(self) -> None:
-        """Begin no further batch; the thread ends after the running one."""
-        self._worker.shutdown(wait=False, cancel_futures=True)
+        """Begin no further batch; the threads end after the running ones."""
+        self._workers.shutdown(wait=False, cancel_futures=True)
 
-    def _forward(self, variant: Variant, images: Sequence[Tensor]) -> list[Tensor]:
+    def _forward(
+        self, variant: Variant, images: Sequence[Tensor], num_threads: int
+    ) -> list[Tensor]:
+        if torch.get_num_threads() != num_threads:
+            torch.set_num_threads(num_threads)  # OpenMP keeps it for each calling thread
         try:
             with torch.inference_mode():
                 batch = torch.stack(list(images)).to(self.device, variant.dtype)
@@ -112,5 +140,8 @@ def _first_line(exc: Exception) -> str:
     return str(exc).partition("\n")[0]
 
 
-def _set_threads(num_threads: int) -> None:
-    torch.set_num_threads(num_threads or min(torch.get_num_threads(), cores.count()))
+def _num_threads(placement: Placement, wanted: int) -> int:
+    """Threads that compute; a GPU counts as one."""
+    if placement.device.type == "cuda":
+        return 1
+    return wanted or min(torch.get_num_threads(), cores.count())

@@ -13,7 +13,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from torch import Tensor
 
-from service.batch_policy import BatchPolicy, DispatchReason
+from service.batch_policy import BatchPolicy, DispatchReason, Part
 
 K = TypeVar("K")
 
@@ -75,7 +75,8 @@ class Lanes(Generic[K]):
 
         Args:
             policy: when a lane becomes a batch.
-            expected_s: forecast for a batch of so many images of a lane, in seconds.
+            expected_s: forecast for a batch of so many images of a lane on the whole device, in
+                seconds.
         """
         self._policy = policy
         self._expected_s = expected_s
@@ -104,25 +105,27 @@ class Lanes(Generic[K]):
                     job.answer.set_exception(TimeoutError())
             self._keep(lane, lambda job: not job.answer.done())
 
-    def put_hopeless_last(self, now: float) -> None:
+    def put_hopeless_last(self, now: float, part: Part) -> None:
         """Let jobs that even alone would come too late wait for an idle device.
 
         Under overload the device would else be busy with answers that nobody takes.
         """
         for lane, jobs in self._jobs.items():
-            soonest = now + self._expected_s(lane, 1)
+            soonest = now + self._expected_s(lane, 1) / part.share
             for job in jobs:
                 if job.deadline < soonest:
                     job.due = math.inf
             heapq.heapify(jobs)
 
-    def next(self, now: float, *, is_draining: bool) -> Next[K] | None:
-        """The lane that goes next, or None if nothing waits.
+    def next(self, now: float, part: Part, *, is_draining: bool) -> Next[K] | None:
+        """The lane that goes next on a part of the device, or None if nothing waits.
 
         The one with the earliest due time of those whose batch may start now; or, if another one
         waits for company and would be late after that batch, this other one.
         """
-        candidates = [self._candidate(lane, now, is_draining=is_draining) for lane in self._jobs]
+        candidates = [
+            self._candidate(lane, now, part, is_draining=is_draining) for lane in self._jobs
+        ]
         if not candidates:
             return None
         first = min(candidates, key=lambda lane: (lane.wait_s, lane.due))
@@ -137,12 +140,13 @@ class Lanes(Generic[K]):
             return first.next
         return min(late, key=lambda other: other.due).next._replace(reason="deadline", wait_s=0.0)
 
-    def take(self, lane: K, now: float) -> list[Job]:
+    def take(self, lane: K, now: float, part: Part) -> list[Job]:
         """Take the most urgent jobs out of a lane, as many as leave the first one in time."""
         jobs = self._jobs[lane]
-        num_images = min(self.max_batch_size, len(jobs))
+        num_images = self._batch_size(jobs, part)
         if not math.isinf(jobs[0].due):
-            while num_images > 1 and now + self._expected_s(lane, num_images) > jobs[0].deadline:
+            seconds = (jobs[0].deadline - now) * part.share
+            while num_images > 1 and self._expected_s(lane, num_images) > seconds:
                 num_images -= 1
         batch = [heapq.heappop(jobs) for _ in range(num_images)]
         if not jobs:
@@ -160,8 +164,12 @@ class Lanes(Generic[K]):
         """Forecast for everything that waits."""
         return sum(self._lane_s(lane, len(jobs)) for lane, jobs in self._jobs.items())
 
+    def next_size(self, lane: K, num_images: int) -> int:
+        """Images in the next batch of a lane to which so many come."""
+        return min(self.max_batch_size, num_images + len(self._jobs.get(lane, [])))
+
     def expected_ahead_s(self, lane: K, num_images: int, due: float, *, is_busy: bool) -> float:
-        """Forecast for images that came now, and for all that goes before them.
+        """Forecast for images that came now and all that goes before them, on the whole device.
 
         Args:
             lane: of the images.
@@ -190,9 +198,12 @@ class Lanes(Generic[K]):
             heapq.heapify(kept)
             self._jobs[lane] = kept
 
-    def _candidate(self, lane: K, now: float, *, is_draining: bool) -> _Candidate[K]:
+    def _batch_size(self, jobs: list[Job], part: Part) -> int:
+        return min(len(jobs), self.max_batch_size, part.max_images)
+
+    def _candidate(self, lane: K, now: float, part: Part, *, is_draining: bool) -> _Candidate[K]:
         jobs = self._jobs[lane]
-        batch_s = self._expected_s(lane, min(len(jobs), self.max_batch_size))
+        batch_s = self._expected_s(lane, self._batch_size(jobs, part)) / part.share
         slack_s = jobs[0].due - now - batch_s
         wait_s, reason = self._policy._replace(max_batch_size=self.max_batch_size).due(
             len(jobs),

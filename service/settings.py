@@ -47,6 +47,13 @@ class Settings(BaseSettings):
         ge=0,
         description="threads that compute on the CPU; 0: one per core that the process may use",
     )
+    num_streams: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="batches that the CPU computes at the same time, sharing those threads; 0: one "
+        "per thread, at most 4; on a GPU one",
+    )
     decode_threads: int = Field(
         0, ge=0, description="threads that decode images; 0: one per core that the process may use"
     )

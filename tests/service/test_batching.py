@@ -37,7 +37,7 @@ class Device:
         self.gate.set()
         self.started = asyncio.Event()
 
-    async def forward(self, lane: str, images: Sequence[Tensor]) -> list[Tensor]:
+    async def forward(self, lane: str, images: Sequence[Tensor], _: int = 1) -> list[Tensor]:
         self.batches.append((lane, [image.item() for image in images]))
         self.started.set()
         await self.gate.wait()
@@ -60,7 +60,7 @@ class SlowDevice:
         """when each started, its lane and images"""
         self.finished: list[Finished[str]] = []
 
-    async def forward(self, lane: str, images: Sequence[Tensor]) -> list[Tensor]:
+    async def forward(self, lane: str, images: Sequence[Tensor], _: int = 1) -> list[Tensor]:
         self.batches.append((now(), lane, [image.item() for image in images]))
         await asyncio.sleep(self.seconds(len(images)))
         if len(images) > self.num_fitting or lane == "huge":
@@ -506,9 +506,9 @@ async def test_whoever_counts_is_told_of_every_finished_batch() -> None:
     async with slowly(device, max_batch_size=2) as batcher:
         await asyncio.gather(*(submit(batcher, 1.0, lane) for lane in "aaab"))
     assert device.finished == [
-        Finished("a", 2, pytest.approx(0.2), "full"),
-        Finished("a", 1, pytest.approx(0.1), "idle"),
-        Finished("b", 1, pytest.approx(0.1), "idle"),
+        Finished("a", 2, pytest.approx(0.2), "full", pytest.approx(0.2)),
+        Finished("a", 1, pytest.approx(0.1), "idle", pytest.approx(0.1)),
+        Finished("b", 1, pytest.approx(0.1), "idle", pytest.approx(0.1)),
     ]
 
 
@@ -569,7 +569,7 @@ async def test_after_a_while_larger_batches_are_tried_again() -> None:
 async def test_a_broken_device_ends_the_loop_and_everybody_is_told(lane: str) -> None:
     device = Device()
 
-    async def forward(key: str, images: Sequence[Tensor]) -> list[Tensor]:
+    async def forward(key: str, images: Sequence[Tensor], _: int) -> list[Tensor]:
         await device.forward(key, images)
         raise DeviceStuckError("an illegal memory access")
 
@@ -655,7 +655,7 @@ def lane_s(lane: str, num_images: int) -> float:
 class LaneDevice:
     """Takes `lane_s`."""
 
-    async def forward(self, lane: str, images: Sequence[Tensor]) -> Sequence[Tensor]:
+    async def forward(self, lane: str, images: Sequence[Tensor], _: int = 1) -> Sequence[Tensor]:
         await asyncio.sleep(lane_s(lane, len(images)))
         return images
 

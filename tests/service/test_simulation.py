@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Literal, NamedTuple
 
 import pytest
@@ -24,6 +24,7 @@ from service.batch_policy import BatchPolicy
 from service.batching import Batcher, Finished, Hooks
 from service.brownout import Brownout
 from service.choice import Choice
+from service.classify import PROMISED_SHARE
 from service.forecast import Forecast
 from service.schemas import ClassifyParameters
 from service.tiers import TIER_MACS, TIERS, Reduction, ReductionRange, Tier
@@ -85,6 +86,7 @@ class Batch(NamedTuple):
     ended: float
     lane: Lane
     numbers: list[int]
+    num_threads: int
 
 
 class Setup(NamedTuple):
@@ -94,6 +96,7 @@ class Setup(NamedTuple):
     """who would come too late, as `_plan` in classify.py does"""
     browns_out: bool = False
     max_wait_s: float = 0.0
+    num_streams: int = 1
     slowness: Callable[[float], float] = lambda _: 1.0
     """factor of the device's seconds, over time"""
 
@@ -110,6 +113,7 @@ class Simulation:
         self.batches: list[Batch] = []
         self.levels: list[tuple[float, int]] = [(0.0, 0)]
         self._setup = setup
+        self.num_streams = setup.num_streams
         self._noise = random.Random(seed)
         self._zero = now()
         self.forecast = Forecast(max_size=MAX_BATCH_SIZE, clock=now)
@@ -118,7 +122,12 @@ class Simulation:
             self.forecast.seed(lane_of(tier), seconds)
         self.batcher: Batcher[Lane] = Batcher(
             self._forward,
-            BatchPolicy(MAX_BATCH_SIZE, setup.max_wait_s),
+            BatchPolicy(
+                MAX_BATCH_SIZE,
+                setup.max_wait_s,
+                num_streams=setup.num_streams,
+                num_threads=setup.num_streams,
+            ),
             Hooks(self.forecast.seconds, self._observe),
             clock=now,
         )
@@ -171,7 +180,7 @@ class Simulation:
             brownout_level=self._level,
             expected_s=expected_s,
         )
-        is_late = arrival + request.choice.expected_s > deadline
+        is_late = request.choice.expected_s > PROMISED_SHARE * (deadline - arrival)
         if self._setup.refuses and self.batcher.is_busy and is_late:
             return "refused"
         try:
@@ -188,18 +197,22 @@ class Simulation:
         assert answer.logits.item() == number
         return "answered"
 
-    async def _forward(self, lane: Lane, images: Sequence[Tensor]) -> Sequence[Tensor]:
+    async def _forward(
+        self, lane: Lane, images: Sequence[Tensor], num_threads: int
+    ) -> Sequence[Tensor]:
         started = self.now
+        whole = self._setup.num_streams / num_threads
         noise = max(0.5, self._noise.gauss(1, NOISE))
         numbers = [int(image) for image in images]
         try:
-            await asyncio.sleep(device_s(lane, len(images)) * noise * self._setup.slowness(started))
+            seconds = device_s(lane, len(images)) * noise * self._setup.slowness(started)
+            await asyncio.sleep(seconds * whole)
         finally:
-            self.batches.append(Batch(started, self.now, lane, numbers))
+            self.batches.append(Batch(started, self.now, lane, numbers, num_threads))
         return images
 
     def _observe(self, batch: Finished[Lane]) -> None:
-        self.forecast.observe(batch.lane, batch.num_images, batch.seconds)
+        self.forecast.observe(batch.lane, batch.num_images, batch.device_s)
 
     def _pressure(self) -> float:
         return min(1.0, self.batcher.backlog_s / PRESSURE_DEADLINE_S)
@@ -248,10 +261,20 @@ def check_answers(simulation: Simulation) -> None:
             assert not request.started
 
 
+def threads_taken(simulation: Simulation) -> list[tuple[float, int]]:
+    """When the number of threads that compute changed, and to what."""
+    changes = [
+        change
+        for batch in simulation.batches
+        for change in ((batch.started, batch.num_threads), (batch.ended, -batch.num_threads))
+    ]
+    changes.sort()  # at the same time, batches end before others start
+    return list(zip([at for at, _ in changes], accumulate(by for _, by in changes), strict=True))
+
+
 def check_batches(simulation: Simulation) -> None:
-    """No batch is too large or mixed, starts before another ends, or with who has gone."""
-    for earlier, later in pairwise(simulation.batches):
-        assert later.started >= earlier.ended
+    """No batch is too large or mixed, starts before there is room, or with who has gone."""
+    assert all(0 <= taken <= simulation.num_streams for _, taken in threads_taken(simulation))
     for batch in simulation.batches:
         assert 1 <= len(batch.numbers) <= MAX_BATCH_SIZE
         for request in (simulation.requests[number] for number in batch.numbers):
@@ -261,11 +284,11 @@ def check_batches(simulation: Simulation) -> None:
 
 
 def check_never_idle(simulation: Simulation) -> None:
-    """While the device had nothing to do, nobody waited."""
+    """While a part of the device had nothing to do, nobody waited."""
     gaps = [
-        (earlier.ended, later.started)
-        for earlier, later in pairwise(simulation.batches)
-        if later.started - earlier.ended > SOON_S
+        (at, until)
+        for (at, taken), (until, _) in pairwise(threads_taken(simulation))
+        if taken < simulation.num_streams and until - at > SOON_S
     ]
     ends = [end for _, end in gaps]
     for request in simulation.requests:
@@ -346,10 +369,11 @@ TRACES: dict[str, tuple[Callable[[], list[Request]], Setup]] = {
 }
 
 
+@pytest.mark.parametrize("num_streams", [1, 2, 4])
 @pytest.mark.parametrize("name", TRACES)
-def test_laws_of_every_trace(name: str) -> None:
+def test_laws_of_every_trace(name: str, num_streams: int) -> None:
     requests, setup = TRACES[name]
-    served = simulate(requests(), setup)
+    served = simulate(requests(), setup._replace(num_streams=num_streams))
     assert len(served.requests) > 400
     assert share(served.ended("answered"), served.requests) > 0.1
 
@@ -364,16 +388,18 @@ def test_the_same_seed_gives_the_same_result(name: str) -> None:
     assert first.batches != simulate(requests(), setup, seed=2).batches
 
 
-@pytest.mark.parametrize("load", [0.5, 0.9])
-def test_below_capacity_all_are_in_time(load: float) -> None:
-    served = simulate(poisson(load * CAPACITY, 20))
+@pytest.mark.parametrize(("load", "num_streams"), [(0.5, 1), (0.9, 1), (0.5, 4), (0.8, 4)])
+def test_below_capacity_all_are_in_time(load: float, num_streams: int) -> None:
+    served = simulate(poisson(load * CAPACITY, 20), Setup(num_streams=num_streams))
     assert share(served.ended("answered"), served.requests) > 0.99
 
 
+@pytest.mark.parametrize("num_streams", [1, 2, 4])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_at_twice_the_capacity_who_is_let_in_is_in_time(seed: int) -> None:
+def test_at_twice_the_capacity_who_is_let_in_is_in_time(seed: int, num_streams: int) -> None:
     seconds = 20
-    served = simulate(poisson(2 * CAPACITY, seconds, seed=seed), seed=seed)
+    trace = poisson(2 * CAPACITY, seconds, seed=seed)
+    served = simulate(trace, Setup(num_streams=num_streams), seed=seed)
     accepted = served.ended("answered", "late")
     assert share(served.ended("answered"), accepted) >= 0.99
     assert len(served.ended("answered")) >= 0.85 * CAPACITY * seconds
@@ -406,9 +432,13 @@ def test_a_device_that_is_slow_for_a_while_is_believed_and_then_forgiven() -> No
     assert share([request for request in after if request.end == "answered"], after) > 0.99
 
 
+@pytest.mark.parametrize("num_streams", [1, 2])
 @pytest.mark.parametrize("budget_ms", [40, 100, 300])
-def test_at_half_load_a_latency_budget_that_is_promised_is_kept(budget_ms: int) -> None:
-    served = simulate(poisson(0.5 * CAPACITY, 20, max_latency_ms=budget_ms))
+def test_at_half_load_a_latency_budget_that_is_promised_is_kept(
+    budget_ms: int, num_streams: int
+) -> None:
+    trace = poisson(0.5 * CAPACITY, 20, max_latency_ms=budget_ms)
+    served = simulate(trace, Setup(num_streams=num_streams))
     promised = [request for request in served.requests if request.choice.reason == "latency_budget"]
     kept = [
         request

@@ -148,7 +148,7 @@ async def test_cancelled_it_is_never_computed() -> None:
 async def test_what_fails_says_so_and_lowers_no_limit(lane: str, error: type[Exception]) -> None:
     device = SlowDevice()
 
-    async def forward(key: str, images: list[torch.Tensor]) -> list[torch.Tensor]:
+    async def forward(key: str, images: list[torch.Tensor], _: int) -> list[torch.Tensor]:
         rows = await device.forward(key, images)
         return [] if key == "short" else rows
 
