@@ -22,8 +22,10 @@ from service.calibrate import calibrate
 from service.errors import ModelLoadError, SettingsError
 from service.impatient import impatient
 from service.lifecycle import Lifecycle, Phase
+from service.memory import keep_freed_memory
 from service.placement import Backend, Precision, choose
 from service.probe_command import Wanted
+from service.resizing import Resize
 from service.settings import Settings
 from service.tiers import TIERS, Tier
 
@@ -72,6 +74,7 @@ def serve() -> int:
     try:
         settings = Settings.from_environment()
         event_log.configure(settings.log_level)
+        keep_freed_memory()
         lifecycle = Lifecycle()
         app = create_app(settings, lifecycle, on_failure=lambda: stop())
     except SettingsError as exc:
@@ -137,6 +140,7 @@ def probe_model(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         backend=arguments.backend,
         precision=arguments.precision,
+        resize=arguments.resize,
         batch_size=arguments.batch_size,
         max_images=arguments.max_images,
     )
@@ -200,6 +204,7 @@ def _add_probe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--backend", choices=get_args(Backend), default="auto")
     parser.add_argument("--precision", choices=get_args(Precision), default="float32")
+    parser.add_argument("--resize", choices=get_args(Resize), default="pillow")
     parser.add_argument("--batch-size", type=_count, default=16)
     parser.add_argument("--max-images", type=_count, default=10**9, help="evenly spaced ones")
     parser.add_argument("--csv", type=Path, help="write the table there, too")

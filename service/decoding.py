@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from service import images
@@ -33,7 +34,13 @@ class Decoder:
             num_threads: how many.
             max_pixels: most pixels of a picture, before and after resizing.
         """
-        self.threads = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
+        # One picture is too little work to share among PyTorch's own threads.
+        self.threads = ThreadPoolExecutor(
+            num_threads,
+            thread_name_prefix="decode",
+            initializer=torch.set_num_threads,
+            initargs=(1,),
+        )
         self._num_threads = num_threads
         self._max_pixels = max_pixels
         self._forecast = Forecast(max_size=BYTES_OF_A_PHOTO, guess=FIRST_GUESS)

@@ -15,6 +15,7 @@ from service.errors import ModelLoadError, ModelNotFoundError
 from service.measured import Measured
 from service.model_statistics import ModelStatistics
 from service.placement import Placement
+from service.resizing import Resize
 from service.tiers import CALIBRATED_METHOD, ReductionRange, Tier
 from service.timm_models import LoadedModel
 
@@ -195,11 +196,19 @@ def name_and_spec(setting: str) -> tuple[str, str]:
     return setting.rstrip("/").rpartition("/")[-1], setting
 
 
-def load(setting: str, placement: Placement) -> ServedModel:
+def load(setting: str, placement: Placement, resize: Resize = "pillow") -> ServedModel:
     """Load one entry of RAPID_MODELS.
+
+    Args:
+        setting: a name and where the model is.
+        placement: where and how it computes.
+        resize: what makes pictures as large as the model wants them.
 
     Raises:
         ModelLoadError: it cannot be served.
     """
     name, spec = name_and_spec(setting)
-    return ServedModel(name, timm_models.load(spec), placement)
+    loaded = timm_models.load(spec)
+    if resize == "torch":
+        loaded = loaded._replace(transform=timm_models.resizing_quickly(loaded.transform))
+    return ServedModel(name, loaded, placement)

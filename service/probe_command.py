@@ -20,6 +20,7 @@ from service.models import ServedModel
 from service.placement import Backend, Precision, choose
 from service.probe import measure
 from service.probe_set import BASELINE, Picture
+from service.resizing import Resize
 from service.schemas import BaselineTier, ProbeBaseline
 from service.tiers import Tier
 
@@ -37,6 +38,7 @@ class Wanted(NamedTuple):
     device: str
     backend: Backend
     precision: Precision
+    resize: Resize
     batch_size: int
     max_images: int
 
@@ -68,7 +70,7 @@ def probe(wanted: Wanted) -> tuple[list[Row], Path, ServedModel]:
     folder = wanted.data or timm_models.probe_folder(models.name_and_spec(wanted.model)[1])
     if folder is None:
         raise ModelLoadError(f"{wanted.model!r} has no pictures beside it; name some with --data")
-    model = models.load(wanted.model, placement)
+    model = models.load(wanted.model, placement, wanted.resize)
     pictures = probe_set.read(folder, model.labels, max_pictures=wanted.max_images).pictures
     engine = Engine(placement, num_threads=0)
     measured = asyncio.run(_measure(model, engine, pictures, wanted))

@@ -57,6 +57,11 @@ class Settings(BaseSettings):
     decode_threads: int = Field(
         0, ge=0, description="threads that decode images; 0: one per core that the process may use"
     )
+    resize: Literal["pillow", "torch"] = Field(
+        "pillow",
+        description="`pillow`: pictures are resized as timm does it, bit for bit; `torch`: several "
+        "times faster, and some values of a picture differ by 1 or 2 of 255",
+    )
     default_tier: Tier = Field(
         "balanced", description="tier of a request that names neither `tier` nor `r`"
     )

@@ -29,7 +29,8 @@ async def load_and_probe(
     """
     folders = _probe_folders(settings)
     for setting in settings.models:
-        model = await engine.run(partial(models.load, setting, engine.placement))
+        load = partial(models.load, setting, engine.placement, settings.resize)
+        model = await engine.run(load)
         await _warm_up(service, model, settings, engine)
         _announce(service, model)
     probe_sets = [

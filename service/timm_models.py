@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from service.errors import ModelLoadError
+from service.resizing import QuickResize
 from service.schemas import CalibrationFile
 
 
@@ -37,6 +38,7 @@ from timm.data import (  # noqa: E402
     infer_imagenet_subset,
     resolve_model_data_config,
 )
+from torchvision.transforms import Compose, InterpolationMode, Resize  # noqa: E402
 
 HUB_PREFIXES = ("hf-hub:", "hf_hub:")
 CALIBRATION = "tiers.json"
@@ -91,6 +93,26 @@ def load(spec: str) -> LoadedModel:
         resize_side=round(max(config["input_size"][1:]) / config["crop_pct"]),
         calibration=_calibration(spec),
     )
+
+
+def resizing_quickly(transform: Any) -> Any:
+    """An evaluation transform of timm with PyTorch's resizing in it, where that is possible."""
+    if type(transform) is not Compose:
+        return transform
+    return Compose([_quick(step) for step in transform.transforms])
+
+
+def _quick(step: Any) -> Any:
+    if type(step) is not Resize or step.max_size is not None:
+        return step
+    if step.interpolation not in (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC):
+        return step
+    match step.size:
+        case int(side) | [int(side)] | (int(side),):
+            return QuickResize(side, step.interpolation.value)
+        case [int(height), int(width)] | (int(height), int(width)):
+            return QuickResize((height, width), step.interpolation.value)
+    return step
 
 
 def folder_of(spec: str) -> Path | None:

@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 import rapid_core
 from service import models, packing
@@ -46,6 +46,42 @@ def test_a_packed_layer_computes_what_the_layer_does(
     assert error < LARGEST_ERROR[precision]
     if precision != "float32":
         assert error > LARGEST_ERROR["float32"]  # it really computes in fewer bits
+
+
+@pytest.mark.parametrize("num_rows", [1, 7, 8, 197, 257, 320, 321, 640, 641, 1576, 3001])
+def test_rows_go_in_pieces_and_come_back_in_order(num_rows: int) -> None:
+    x = torch.randn(num_rows, 3)
+    seen: list[Tensor] = []
+
+    def product(rows: Tensor) -> Tensor:
+        seen.append(rows)
+        return torch.cat([2 * rows, rows[:, :1] + 1], dim=1)
+
+    assert torch.equal(packing.in_pieces(x, product, 4), torch.cat([2 * x, x[:, :1] + 1], dim=1))
+    assert max(map(len, seen)) <= packing.MOST_ROWS
+    assert sum(map(len, seen)) < num_rows + packing.ROW_STEP * len(seen)
+
+
+def test_the_library_meets_few_numbers_of_rows() -> None:
+    numbers = set()
+
+    def product(rows: Tensor) -> Tensor:
+        numbers.add(len(rows))
+        return rows
+
+    for num_rows in range(1, 5000):
+        packing.in_pieces(torch.empty(num_rows, 1), product, 1)
+    assert len(numbers) == packing.MOST_ROWS // packing.ROW_STEP
+
+
+@pytest.mark.parametrize("precision", LARGEST_ERROR)
+def test_a_token_gets_the_same_whoever_shares_the_batch(precision: packing.Precision) -> None:
+    torch.manual_seed(0)
+    layer = PackedLinear(nn.Linear(48, 80), precision, with_gelu=True)
+    tokens, neighbours = torch.randn(1, 9, 48), 1000 * torch.randn(5, 9, 48)
+    with torch.inference_mode():
+        alone, among = layer(tokens), layer(torch.cat([tokens, neighbours]))[:1]
+    assert torch.allclose(alone, among, rtol=1e-4, atol=1e-5)
 
 
 KINDS = {

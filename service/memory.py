@@ -1,0 +1,25 @@
+"""How the process keeps the memory that it will need again."""
+
+import ctypes
+
+MEBIBYTE = 2**20
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""names of glibc, malloc.h"""
+KEPT_BYTES = 256 * MEBIBYTE
+LARGEST_KEPT_BYTES = 32 * MEBIBYTE
+"""the most that glibc allows"""
+
+
+def keep_freed_memory() -> bool:
+    """Let malloc keep what one batch frees for the next one; False: this is not glibc.
+
+    Else it gives large blocks back to the kernel at once, which hands them out again page by page
+    and filled with zeros.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):  # musl, macOS: they have rules of their own
+        return False
+    return bool(
+        mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES) and mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+    )
