@@ -30,7 +30,7 @@ from benchmarks import environment, serving_limits, serving_plot, serving_report
 from benchmarks.load import EXAMPLES, load_images, within
 from benchmarks.peers import servers, venvs
 from benchmarks.peers.venvs import PEERS, Peer, PeerUnavailableError
-from benchmarks.serving_plan import OURS
+from benchmarks.serving_plan import OURS, VARIANTS
 from benchmarks.serving_rounds import Run, Server, Settings, measure
 from service.timm_models import folder_of
 
@@ -126,9 +126,12 @@ def model_folder(spec: str) -> Path:
 def all_servers(
     arguments: argparse.Namespace, pythons: dict[str, Path], model: str
 ) -> list[Server]:
-    """This service, then every peer with every number of workers."""
+    """This service, by default and otherwise, then every peer with every number of workers."""
     pictures = load_images([EXAMPLES])
-    found = [Server(OURS, partial(servers.our_service, model, pictures))]
+    found = [
+        Server(name, partial(servers.our_service, model, pictures, **settings))
+        for name, settings in {OURS: {}, **VARIANTS}.items()
+    ]
     for peer in wanted(arguments):
         if peer.name in pythons:
             for workers in arguments.workers:

@@ -36,6 +36,8 @@ class Sample(NamedTuple):
     """that this process worked meanwhile"""
     elapsed_s: float
     """with the time that an open loop waited for its last answers"""
+    overheads_ms: Sequence[float] = ()
+    """of one client: what is left of each latency beside the decoding and computing it names"""
 
 
 def asks(queries: dict[str, dict[str, str]], num_pictures: int, seed: int) -> Iterator[Ask]:
@@ -55,6 +57,8 @@ class Client:
     def __init__(self, session: aiohttp.ClientSession, target: Target) -> None:
         """Time starts now."""
         self.outcomes: list[Outcome] = []
+        self.bodies: list[bytes] = []
+        """of the answers"""
         self._session = session
         self._target = target
         self._started_s = time.monotonic()
@@ -65,8 +69,9 @@ class Client:
 
     async def send(self, ask: Ask, due_s: float) -> None:
         """Send one request and keep its outcome; latency counts from `due_s`."""
-        kind, _ = await self.exchange(ask)
+        kind, body = await self.exchange(ask)
         self.outcomes.append(Outcome(ask.entry, due_s, self.now(), kind))
+        self.bodies.append(body)
 
     async def exchange(self, ask: Ask) -> tuple[str, bytes]:
         """The kind of outcome, and the body of the answer."""
@@ -102,7 +107,8 @@ async def closed_loop(target: Target, requests: Sequence[Ask], concurrency: int)
             for _ in range(concurrency):
                 clients.create_task(one_client())
         seconds = client.now()
-    return Sample(client.outcomes, seconds, time.process_time() - cpu_s, seconds)
+    cpu_s = time.process_time() - cpu_s
+    return Sample(client.outcomes, seconds, cpu_s, seconds, overheads_ms(client))
 
 
 async def open_loop(
@@ -119,6 +125,17 @@ async def open_loop(
                 sending.create_task(client.send(next(requests), due_s))
         elapsed_s = client.now()
     return Sample(client.outcomes, duration_s, time.process_time() - cpu_s, elapsed_s)
+
+
+def overheads_ms(client: Client) -> list[float]:
+    """Latencies less the decoding and computing that the answers name, where they name them."""
+    found = []
+    for outcome, body in zip(client.outcomes, client.bodies, strict=True):
+        if outcome.kind == OK and isinstance(answer := json.loads(body), dict):
+            timing = answer.get("timing_ms", {})
+            if {"decode", "inference"} <= timing.keys():
+                found.append(outcome.latency_ms - timing["decode"] - timing["inference"])
+    return found
 
 
 async def answers(target: Target, query: dict[str, str]) -> list[dict[str, Any]]:

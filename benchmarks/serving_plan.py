@@ -8,6 +8,13 @@ from service.tiers import TIERS
 T = TypeVar("T")
 
 OURS = "rapid-vit"
+INT8 = "rapid-vit int8"
+VARIANTS: dict[str, dict[str, str]] = {
+    INT8: {"RAPID_PRECISION": "int8"},
+    "rapid-vit int8, torch resize": {"RAPID_PRECISION": "int8", "RAPID_RESIZE": "torch"},
+    "rapid-vit, torch resize": {"RAPID_RESIZE": "torch"},
+}
+"""this service with settings that give other answers, so never by default"""
 DENSE = "dense"
 """what the peers run: the unreduced model"""
 MIXED = "six tiers mixed"
@@ -53,6 +60,8 @@ def closed(num_clients: int, *, quick: bool) -> Load:
 def steps(server: str, *, quick: bool) -> list[Step]:
     """All loads of one visit; for each entry, the one that gives the capacity comes first."""
     full = closed(MOST_CLIENTS, quick=quick)
+    if server in VARIANTS:
+        return [Step(tier, full) for tier in COMPARED]
     compared = COMPARED if server == OURS else (DENSE,)
     open_for = {DENSE, *OPEN} if not quick else set()
     found = []
@@ -73,7 +82,7 @@ def steps(server: str, *, quick: bool) -> list[Step]:
 
 def queries(server: str, entry: str, deadline_ms: float | None) -> dict[str, dict[str, str]]:
     """The parameters of the requests, by tier; peers have no parameters."""
-    if server != OURS:
+    if server != OURS and server not in VARIANTS:
         return {entry: {}}
     tiers = TIERS if entry == MIXED else (entry,)
     deadline = {} if deadline_ms is None else {"deadline_ms": f"{deadline_ms:g}"}

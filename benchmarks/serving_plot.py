@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.serving_plan import FULL_LOAD, MIXED, OURS
+from benchmarks.serving_plan import DENSE, FULL_LOAD, MIXED
 
 OUR_COLOUR, PEER_COLOUR = "#0072b2", "#999999"
 
@@ -37,7 +37,7 @@ def bars(
 ) -> None:
     """One panel."""
     values = [(item[what] or 0.0) / (base[what] or 1.0) for item in rows]
-    colours = [OUR_COLOUR if item["server"] == OURS else PEER_COLOUR for item in rows]
+    colours = [OUR_COLOUR if item["entry"] != DENSE else PEER_COLOUR for item in rows]
     drawn = axes.barh([label(item) for item in rows], values, color=colours)
     axes.bar_label(drawn, [f"{value:.2f}" if value else "-" for value in values], padding=3)
     axes.axvline(1.0, color="black", linewidth=0.8, linestyle=":")
@@ -48,4 +48,5 @@ def bars(
 
 def label(item: dict[str, Any]) -> str:
     """A bar's name."""
-    return f"{OURS} {item['entry']}" if item["server"] == OURS else str(item["server"])
+    is_peer = item["entry"] == DENSE
+    return str(item["server"]) if is_peer else f"{item['server']}: {item['entry']}"

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from benchmarks import load_report
-from benchmarks.serving_plan import COMPARED, DENSE, FULL_LOAD, MIXED, OURS
+from benchmarks.serving_plan import COMPARED, DENSE, FULL_LOAD, INT8, MIXED, OURS, VARIANTS
 from benchmarks.serving_rounds import Record, Run
 from service.tiers import TIERS
 
 ONE_CLIENT = "1 client"
 OVER_BEST_PEER = {"exact": 1.2, "balanced": 1.7, "turbo": 2.3, "extreme": 2.7}
+INT8_TURBO_OVER_BEST_PEER = 3.5
 OVER_BARE_MODEL = 0.95
 MOST_OVERHEAD_MS = 3.0
 MOST_OF_P99 = 0.999
@@ -32,6 +33,7 @@ def build(run: Run, deadline_ms: float) -> dict[str, Any]:
     """All figures, ready for JSON."""
     rows = [row(key, records, deadline_ms) for key, records in by_key(run.records).items()]
     best = best_peer(rows)
+    theirs = {} if best is None else per_s(run, best, DENSE)
     found: dict[str, Any] = {
         "rows": rows,
         "memory_mib": {
@@ -41,6 +43,10 @@ def build(run: Run, deadline_ms: float) -> dict[str, Any]:
         "limits": [{name: part[name] for name in part if name != "answers"} for part in run.limits],
         "best_peer": best,
         "ratios": {} if best is None else {tier: over(run, rows, tier, best) for tier in COMPARED},
+        "variants": {
+            name: {tier: median_ratio(per_s(run, name, tier), theirs) for tier in COMPARED}
+            for name in VARIANTS
+        },
         "over_bare_model": {tier: over_bare(run, tier, tier) for tier in TIERS},
         "over_bare_dense_model": {tier: over_bare(run, tier, DENSE) for tier in TIERS},
         "overhead_ms": overhead_ms(run),
@@ -96,7 +102,11 @@ def row(key: Key, records: Sequence[Record], deadline_ms: float) -> dict[str, An
 
 def best_peer(rows: Sequence[dict[str, Any]]) -> str | None:
     """The peer that answers most under full load."""
-    peers = [item for item in rows if item["server"] != OURS and item["load"] == FULL_LOAD]
+    peers = [
+        item
+        for item in rows
+        if item["server"] not in (OURS, *VARIANTS) and item["load"] == FULL_LOAD
+    ]
     return max(peers, key=lambda item: item["per_s"])["server"] if peers else None
 
 
@@ -108,7 +118,7 @@ def over(run: Run, rows: Sequence[dict[str, Any]], tier: str, peer: str) -> dict
         for item in rows
         if item["load"] == FULL_LOAD
     }
-    peers = [value for (server, _), value in p99.items() if server != OURS and value]
+    peers = [value for (_, entry), value in p99.items() if entry == DENSE and value]
     own = p99.get((OURS, tier))
     return {
         "throughput": median_ratio(ours, theirs),
@@ -135,13 +145,12 @@ def over_bare(run: Run, tier: str, variant: str) -> float | None:
 
 
 def overhead_ms(run: Run) -> float | None:
-    """What one client waits for beside decoding and the model."""
+    """What one client waits for beside the decoding and the computing that its answers name."""
     rounds = [
-        load_report.percentile(sorted(item.latency_ms for item in record.sample.outcomes), 500)
-        - run.limits[record.round_number]["decode_ms"]
-        - run.limits[record.round_number]["forward_ms"]["exact"]["1"]
+        statistics.median(record.sample.overheads_ms)
         for record in run.records
         if (record.server, record.entry, record.load.name) == (OURS, "exact", ONE_CLIENT)
+        and record.sample.overheads_ms
     ]
     return round(statistics.median(rounds), 3) if rounds else None
 
@@ -175,6 +184,8 @@ def targets(found: dict[str, Any]) -> list[dict[str, Any]]:
         (f"{tier}: throughput over {best}", ratios.get(tier, {}).get("throughput"), least)
         for tier, least in OVER_BEST_PEER.items()
     ]
+    int8 = found["variants"][INT8]["turbo"]
+    at_least.append((f"int8 turbo: throughput over {best}", int8, INT8_TURBO_OVER_BEST_PEER))
     bare = found["over_bare_model"]["exact"]
     at_least.append(("exact: throughput over bare model", bare, OVER_BARE_MODEL))
     at_most = [
@@ -221,6 +232,7 @@ def text(found: dict[str, Any]) -> str:
         for title, name in (
             ("six tiers mixed over the same one after the other", "mixed_over_expected"),
             ("tiers over the bare dense model", "over_bare_dense_model"),
+            ("with other settings, over the best peer", "variants"),
             ("memory, MiB", "memory_mib"),
         )
     ]

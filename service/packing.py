@@ -167,5 +167,10 @@ def _round_up(num_rows: int) -> int:
 
 
 def _filled_up(rows: Tensor) -> Tensor:
-    missing = -len(rows) % ROW_STEP
-    return F.pad(rows, (0, 0, 0, missing)) if missing else rows
+    num_rows = len(rows)
+    if num_rows % ROW_STEP == 0:
+        return rows
+    filled_up = rows.new_empty(_round_up(num_rows), rows.shape[1])
+    filled_up[:num_rows] = rows
+    filled_up[num_rows:] = 0
+    return filled_up

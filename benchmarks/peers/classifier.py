@@ -34,7 +34,10 @@ class Decoder:
         """Take the transform of the model that PEER_MODEL names."""
         loaded = timm_models.load(os.environ["PEER_MODEL"])
         self.module, self.labels = loaded.module, loaded.labels
-        self.threads = ThreadPoolExecutor(NUM_THREADS)
+        # As in this project's own service: one picture is too little for PyTorch's threads.
+        self.threads = ThreadPoolExecutor(
+            NUM_THREADS, initializer=torch.set_num_threads, initargs=(1,)
+        )
         self._spec = images.InputSpec(loaded.transform, loaded.resize_side, MAX_PIXELS)
 
     def decode(self, body: bytes) -> Tensor:

@@ -41,9 +41,9 @@ class Target(NamedTuple):
 
 
 @contextmanager
-def our_service(model: str, pictures: Sequence[Image]) -> Iterator[Target]:
-    """This project's service on the CPU, else as it is set by default."""
-    with running(RAPID_MODELS=model, RAPID_DEVICE="cpu") as service:
+def our_service(model: str, pictures: Sequence[Image], **settings: str) -> Iterator[Target]:
+    """This project's service on the CPU, else as it is set by default or by `settings`."""
+    with running(RAPID_MODELS=model, RAPID_DEVICE="cpu", **settings) as service:
         bodies = [body_of(picture, None) for picture in pictures]
         yield Target(service.url + OUR_PATH, bodies, service.pid)
 

@@ -41,10 +41,11 @@ def record(  # noqa: PLR0913 - a row of a table
     load: str = FULL_LOAD,
     latency_s: float = 0.1,
     others: float = 0.0,
+    overheads_ms: tuple[float, ...] = (),
 ) -> Record:
     """So many answers in one second, each after the same time."""
     outcomes = [Outcome(entry, 1 - latency_s, 1.0, OK)] * per_s
-    sample = Sample(outcomes, 1.0, client_cpu_s=0.25, elapsed_s=1.0)
+    sample = Sample(outcomes, 1.0, 0.25, 1.0, overheads_ms)
     return Record(round_number, server, entry, Load(load, 16, per_s), None, sample, others)
 
 
@@ -265,12 +266,28 @@ def test_the_limits_are_those_of_the_same_round() -> None:
     records = [
         record(0, OURS, "exact", 95),
         record(1, OURS, "exact", 40),
-        record(0, OURS, "exact", 9, load="1 client", latency_s=0.013),
-        record(1, OURS, "exact", 9, load="1 client", latency_s=0.027),
     ]
     found = serving_report.build(run_of(*records, limits=(limit(10.0), limit(20.0))), 1000)
     assert found["over_bare_model"]["exact"] == pytest.approx((0.95 + 0.8) / 2)
-    assert found["overhead_ms"] == pytest.approx((2 + 5) / 2)
+
+
+def test_the_overhead_is_the_median_of_the_rounds_medians() -> None:
+    records = [
+        record(0, OURS, "exact", 9, load="1 client", overheads_ms=(1.0, 2.0, 9.0)),
+        record(1, OURS, "exact", 9, load="1 client", overheads_ms=(5.0,)),
+        record(2, OURS, "exact", 9, load="1 client"),
+    ]
+    assert serving_report.build(run_of(*records), 1000)["overhead_ms"] == pytest.approx(3.5)
+
+
+def test_one_clients_overhead_is_what_its_answers_do_not_name() -> None:
+    body = json.dumps({"timing_ms": {"decode": 3.0, "inference": 40.0, "total": 44.0}}).encode()
+    client = serving_client.Client(None, None)  # type: ignore[arg-type]
+    client.outcomes = [Outcome("exact", 0.0, 0.05, OK), Outcome("exact", 0.0, 0.05, "shed")]
+    client.bodies = [body, b"busy"]
+    assert serving_client.overheads_ms(client) == pytest.approx([7.0])
+    client.outcomes, client.bodies = client.outcomes[:1], [b'[{"label": "a peer"}]']
+    assert serving_client.overheads_ms(client) == []
 
 
 def test_mixed_tiers_are_compared_with_the_same_requests_one_tier_after_the_other() -> None:
@@ -335,7 +352,8 @@ def test_the_command_line_has_sensible_defaults(capsys: pytest.CaptureFixture[st
     chosen = serving.parse(["--peers", "mosec", "--workers", "1", "2"])
     assert [peer.name for peer in serving.wanted(chosen)] == ["mosec"]
     found = serving.all_servers(chosen, {"mosec": Path("python")}, "model")
-    assert [server.name for server in found] == [OURS, "mosec", "mosec, 2 workers"]
+    ours = [OURS, *serving_plan.VARIANTS]
+    assert [server.name for server in found] == [*ours, "mosec", "mosec, 2 workers"]
     for wrong in (["--peers", "triton"], ["--rounds", "0"], ["--out", "nowhere/a.json"]):
         with pytest.raises(SystemExit, match="2"):
             serving.parse(wrong)
