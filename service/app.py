@@ -113,6 +113,7 @@ def _build_service(
     settings: Settings, engine: Engine, metrics: Metrics, lifecycle: Lifecycle
 ) -> Service:
     computing = Forecast(max_size=settings.max_batch_size)
+    decoder = Decoder(settings.decode_threads or cores.count(), max_pixels=settings.max_pixels)
     served = Models()
     batcher: Batcher[Variant] = Batcher(
         engine.forward,
@@ -126,6 +127,7 @@ def _build_service(
             computing.seconds,
             partial(_count_batch, metrics, computing, served),
             lambda: lifecycle.phase is Phase.DRAINING,
+            lambda: decoder.num_inside,
         ),
         spare_time=SpareTime(settings.spare_share),
     )
@@ -140,7 +142,7 @@ def _build_service(
         lifecycle=lifecycle,
         api_keys=_read_keys(settings),
         admission=admission,
-        decoder=Decoder(settings.decode_threads or cores.count(), max_pixels=settings.max_pixels),
+        decoder=decoder,
         batcher=batcher,
         shadow=Shadow(batcher, metrics, fraction=settings.shadow_fraction),
         computing=computing,

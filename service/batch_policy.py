@@ -52,7 +52,13 @@ class BatchPolicy(NamedTuple):
         return Part(threads, threads / self.num_threads, min(self.max_batch_size, max(1, each)))
 
     def due(
-        self, num_waiting: int, *, age_s: float, slack_s: float, is_draining: bool
+        self,
+        num_waiting: int,
+        *,
+        age_s: float,
+        slack_s: float,
+        company_s: float = 0.0,
+        is_draining: bool,
     ) -> tuple[float, DispatchReason]:
         """Seconds until a lane's batch starts on a free device, 0.0 meaning now, and why then.
 
@@ -60,15 +66,16 @@ class BatchPolicy(NamedTuple):
             num_waiting: images in the lane, at least one.
             age_s: how long the oldest of them has waited.
             slack_s: how much longer the most urgent of them can wait and still be in time.
+            company_s: how long it is worth waiting for images that are on their way.
             is_draining: nobody else will come.
         """
         if num_waiting >= self.max_batch_size:
             return 0.0, "full"
         if is_draining:
             return 0.0, "drain"
-        if self.max_wait_s == 0:
+        rest_s = max(self.max_wait_s, company_s) - age_s
+        if rest_s <= 0 and self.max_wait_s == 0:
             return 0.0, "idle"
-        rest_s = self.max_wait_s - age_s
         return (max(0.0, slack_s), "deadline") if slack_s < rest_s else (max(0.0, rest_s), "wait")
 
 

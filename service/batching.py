@@ -29,8 +29,8 @@ from service.streams import Batch, Streams
 K = TypeVar("K")
 logger = logging.getLogger(__name__)
 
-LONGEST_SLEEP_S = 0.1
-"""while images wait for company: so soon is a shutdown noticed"""
+LONGEST_SLEEP_S = 0.005
+"""while images wait for company: so soon is noticed that none comes any more"""
 BATCHES_UNTIL_GROWTH = 100
 """that fit, one after the other, until larger ones are tried again after one that did not"""
 
@@ -64,6 +64,8 @@ class Hooks(NamedTuple, Generic[K]):
     """told of every finished batch"""
     is_draining: Callable[[], bool] = lambda: False
     """whether the service is shutting down"""
+    num_coming: Callable[[], int] = lambda: 0
+    """images of clients that are being decoded"""
 
 
 class Batcher(Generic[K]):
@@ -89,7 +91,7 @@ class Batcher(Generic[K]):
         """
         self._forward = forward
         self._policy = policy
-        self._expected_s, self._on_batch, self._is_draining = hooks
+        self._expected_s, self._on_batch, self._is_draining, self._num_coming = hooks
         self._spare_time = spare_time or SpareTime()
         self._clock = clock
         self._lanes: Lanes[K] = Lanes(policy, hooks.expected_s)
@@ -257,13 +259,25 @@ class Batcher(Generic[K]):
         if part is None:
             return None, math.inf
         self._lanes.put_hopeless_last(now, part)
-        chosen = self._lanes.next(now, part, is_draining=is_draining)
+        chosen = self._lanes.next(
+            now, part, company_comes=self._company_comes(), is_draining=is_draining
+        )
         if chosen is None:
             return (None, math.inf) if is_draining else self._next_spare(now, part)
         if chosen.wait_s > 0:
             return None, min(chosen.wait_s, LONGEST_SLEEP_S)
         jobs = self._lanes.take(chosen.lane, now, part)
         return Batch(chosen.lane, jobs, chosen.reason, now, part), 0.0
+
+    def _company_comes(self) -> bool:
+        """Whether waiting a little gathers images and leaves nothing idle meanwhile.
+
+        Where batches run beside each other, images are decoded on the same cores; a device that
+        has nothing to do does not wait.
+        """
+        return (
+            self._policy.num_streams > 1 and self._streams.serve_clients and self._num_coming() > 0
+        )
 
     def _next_spare(self, now: float, part: Part) -> tuple[Batch[K] | None, float]:
         """The same, for when no client waits; not beside another batch, which it would slow."""

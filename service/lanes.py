@@ -17,6 +17,9 @@ from service.batch_policy import BatchPolicy, DispatchReason, Part
 
 K = TypeVar("K")
 
+WORTH_WAITING = 0.5
+"""for company, as a share of the time that the batch takes without it"""
+
 
 class Answer(NamedTuple):
     """What a job gets."""
@@ -117,14 +120,16 @@ class Lanes(Generic[K]):
                     job.due = math.inf
             heapq.heapify(jobs)
 
-    def next(self, now: float, part: Part, *, is_draining: bool) -> Next[K] | None:
+    def next(
+        self, now: float, part: Part, *, company_comes: bool = False, is_draining: bool
+    ) -> Next[K] | None:
         """The lane that goes next on a part of the device, or None if nothing waits.
 
         The one with the earliest due time of those whose batch may start now; or, if another one
         waits for company and would be late after that batch, this other one.
         """
         candidates = [
-            self._candidate(lane, now, part, is_draining=is_draining) for lane in self._jobs
+            self._candidate(lane, now, part, company_comes, is_draining) for lane in self._jobs
         ]
         if not candidates:
             return None
@@ -201,14 +206,18 @@ class Lanes(Generic[K]):
     def _batch_size(self, jobs: list[Job], part: Part) -> int:
         return min(len(jobs), self.max_batch_size, part.max_images)
 
-    def _candidate(self, lane: K, now: float, part: Part, *, is_draining: bool) -> _Candidate[K]:
+    def _candidate(
+        self, lane: K, now: float, part: Part, company_comes: bool, is_draining: bool
+    ) -> _Candidate[K]:
         jobs = self._jobs[lane]
         batch_s = self._expected_s(lane, self._batch_size(jobs, part)) / part.share
         slack_s = jobs[0].due - now - batch_s
+        company_s = WORTH_WAITING * batch_s
         wait_s, reason = self._policy._replace(max_batch_size=self.max_batch_size).due(
             len(jobs),
             age_s=now - min(job.submitted for job in jobs),
             slack_s=slack_s,
+            company_s=company_s if company_comes and slack_s > company_s else 0.0,
             is_draining=is_draining,
         )
         return _Candidate(wait_s, jobs[0].due, slack_s, batch_s, Next(lane, reason, wait_s))

@@ -1,7 +1,7 @@
 """Several batches at the same time: who gets how much of the device, and what a failure ends."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -13,11 +13,12 @@ from torch import Tensor
 from service.batch_policy import BatchPolicy, Part
 from service.batching import Batcher, Finished, Hooks
 from service.errors import DeviceStuckError, InferenceError, NotReadyError
-from service.lanes import Answer
+from service.lanes import WORTH_WAITING, Answer
 from tests.service.virtual_time import in_virtual_time, now
 
 IMAGE_S = 0.1
 """on the whole device"""
+LONG_S = 100.0
 
 
 class Device:
@@ -32,7 +33,8 @@ class Device:
 
     async def forward(self, lane: str, images: Sequence[Tensor], num_threads: int) -> list[Tensor]:
         self.batches.append((round(now() - self._zero, 6), len(images), num_threads))
-        await asyncio.sleep(len(images) * IMAGE_S * self.num_threads / num_threads)
+        long_s = LONG_S if lane == "long" else 0.0
+        await asyncio.sleep(long_s + len(images) * IMAGE_S * self.num_threads / num_threads)
         if lane == "broken":
             raise RuntimeError("out of luck")
         if lane == "stuck":
@@ -41,9 +43,13 @@ class Device:
 
 
 @asynccontextmanager
-async def streams(device: Device, num_streams: int) -> AsyncIterator[Batcher[str]]:
+async def streams(
+    device: Device, num_streams: int, num_coming: Callable[[], int] = lambda: 0
+) -> AsyncIterator[Batcher[str]]:
     policy = BatchPolicy(8, num_streams=num_streams, num_threads=device.num_threads)
-    hooks = Hooks(lambda _, n: n * IMAGE_S, device.finished.append)
+    hooks = Hooks(
+        lambda _, n: n * IMAGE_S, device.finished.append, lambda: False, num_coming=num_coming
+    )
     batcher: Batcher[str] = Batcher(device.forward, policy, hooks, clock=now)
     loop = asyncio.create_task(batcher.run())
     try:
@@ -159,6 +165,71 @@ async def test_no_image_is_taken_along_that_would_make_another_late() -> None:
         jobs = [submit(batcher, deadline_s=5 * IMAGE_S) for _ in range(8)]
         await asyncio.gather(*jobs, return_exceptions=True)
     assert [size for _, size, _ in device.batches][:2] == [2, 2]
+
+
+# A stream is free, another one computes, and more images are being decoded.
+
+ALONE_S = 2 * IMAGE_S
+"""one image on one of two threads"""
+
+
+@asynccontextmanager
+async def half_busy(device: Device, num_coming: Callable[[], int]) -> AsyncIterator[Batcher[str]]:
+    """One of two streams has a long batch, and the other one nothing to do."""
+    async with streams(device, 2, num_coming) as batcher:
+        long, short = submit(batcher, "long"), submit(batcher, "short")
+        await short
+        device.batches.clear()
+        yield batcher
+    with suppress(NotReadyError):
+        await long
+
+
+@in_virtual_time
+async def test_an_image_waits_a_little_for_those_that_are_being_decoded() -> None:
+    coming = 1
+    device = Device(2)
+    async with half_busy(device, lambda: coming) as batcher:
+        pair = [submit(batcher)]
+        await asyncio.sleep(ALONE_S / 4)
+        pair.append(submit(batcher))
+        coming = 0
+        await asyncio.gather(*pair)
+    assert [size for _, size, _ in device.batches] == [2]
+
+
+@in_virtual_time
+async def test_it_does_not_wait_longer_than_that_is_worth() -> None:
+    device = Device(2)
+    async with half_busy(device, lambda: 1) as batcher:
+        answer = await submit(batcher)
+    assert answer.queue_s == pytest.approx(WORTH_WAITING * ALONE_S, abs=0.006)
+
+
+@in_virtual_time
+async def test_it_does_not_wait_for_who_never_comes() -> None:
+    coming = 1
+    device = Device(2)
+    async with half_busy(device, lambda: coming) as batcher:
+        waiting = submit(batcher)
+        await asyncio.sleep(0.01)
+        coming = 0  # that picture could not be decoded
+        assert (await waiting).queue_s == pytest.approx(0.01, abs=0.006)
+
+
+@in_virtual_time
+async def test_it_does_not_wait_if_that_would_make_it_late() -> None:
+    device = Device(2)
+    async with half_busy(device, lambda: 1) as batcher:
+        answer = await submit(batcher, deadline_s=1.1 * ALONE_S)
+    assert answer.queue_s <= 0.1 * ALONE_S + 1e-6
+
+
+@in_virtual_time
+async def test_a_device_with_nothing_to_do_waits_for_nobody() -> None:
+    device = Device(2)
+    async with streams(device, 2, lambda: 1) as batcher:
+        assert (await submit(batcher)).queue_s == pytest.approx(0.0, abs=1e-6)
 
 
 @in_virtual_time

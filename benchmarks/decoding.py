@@ -1,0 +1,111 @@
+"""What decoding a picture costs, with Pillow's and with PyTorch's resizing, and how they differ.
+
+    python -m benchmarks.decoding --out benchmarks/results/decoding-cpu.json
+
+One thread, the example photos at several sizes as JPEGs of quality 90; both ways take turns, quoted
+are the median of the ratios, the share of the pixel values that differ, and by how much of 255.
+"""
+
+import argparse
+import io
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from benchmarks import environment
+from benchmarks.load import EXAMPLES, load_images
+from service import timm_models
+from service.images import InputSpec, decode
+
+MODEL = "everyday-vit-s14"
+MAX_PIXELS = 50_000_000
+SIZES = ((320, 240), (640, 480), (1280, 960), (3840, 2880))
+
+
+def main() -> int:
+    """Print a table, and write JSON where it is wanted."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    loaded = timm_models.load(MODEL)
+    transforms = {
+        "pillow": loaded.transform,
+        "torch": timm_models.resizing_quickly(loaded.transform),
+    }
+    specs = {
+        name: InputSpec(transform, loaded.resize_side, MAX_PIXELS)
+        for name, transform in transforms.items()
+    }
+    # A level of 255 after timm's normalisation, which divides each channel by its deviation.
+    levels = 255 * torch.tensor(timm_models.resolve_model_data_config(loaded.module)["std"])
+    rows = [
+        row(size, specs, levels[:, None, None], arguments.rounds)
+        for size in tqdm(SIZES, disable=None)
+    ]
+    print(f"{'size':<12}{'pillow ms':>10}{'torch ms':>10}{'ratio':>7}{'differ':>9}{'most':>6}")
+    for each in rows:
+        print(
+            f"{each['size']:<12}{each['pillow_ms']:>10.2f}{each['torch_ms']:>10.2f}"
+            f"{each['ratio']:>7.2f}{each['share_differs']:>9.2%}{each['largest_difference']:>6}"
+        )
+    if arguments.out:
+        result = {"rounds": arguments.rounds, "rows": rows, "environment": environment.describe()}
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+def row(
+    size: tuple[int, int], specs: dict[str, InputSpec], levels: torch.Tensor, num_rounds: int
+) -> dict[str, Any]:
+    """Time and differences of the example photos in one size."""
+    files = [resized(image.content, size) for image in load_images([EXAMPLES])]
+    seconds: dict[str, list[float]] = {name: [] for name in specs}
+    for number in range(num_rounds + 1):
+        for name, spec in specs.items():
+            started = time.perf_counter()
+            for file in files:
+                decode(file, spec)
+            if number > 0:  # the first does not count
+                seconds[name].append((time.perf_counter() - started) / len(files))
+    differs = torch.stack(
+        [
+            ((decode(file, specs["torch"]) - decode(file, specs["pillow"])) * levels).abs().round()
+            for file in files
+        ]
+    )
+    return {
+        "size": f"{size[0]} x {size[1]}",
+        **{f"{name}_ms": round(1000 * statistics.median(seconds[name]), 3) for name in specs},
+        "ratio": round(
+            statistics.median(
+                slow / fast for slow, fast in zip(seconds["pillow"], seconds["torch"], strict=True)
+            ),
+            3,
+        ),
+        "share_differs": round((differs > 0).float().mean().item(), 6),
+        "largest_difference": int(differs.max()),
+    }
+
+
+def resized(file: bytes, size: tuple[int, int]) -> bytes:
+    """The photo in another size, as a JPEG."""
+    out = io.BytesIO()
+    Image.open(io.BytesIO(file)).convert("RGB").resize(size, Image.Resampling.LANCZOS).save(
+        out, "JPEG", quality=90
+    )
+    return out.getvalue()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
