@@ -112,7 +112,8 @@ class Metrics:
             ("work",),
         )
         self.running_batch = gauge(
-            "rapid_running_batch_seconds", "How long the present batch has been running; 0: none."
+            "rapid_running_batch_seconds",
+            "How long the oldest batch of the present ones has been running; 0: none.",
         )
         self.queue_images = gauge("rapid_queue_images", "Images that wait for their batch.")
         self.saturation = gauge(
