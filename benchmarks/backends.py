@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks import environment
 from service import models, tiers
+from service.packing import PackedLinear
 from service.placement import choose
 from service.tiers import TIERS, Tier
 from service.timm_models import timm
@@ -33,6 +34,7 @@ KINDS = {
     "onednn int8": ("onednn", "int8"),
 }
 DENSE = "dense"
+MATRIX = 2048
 Run = Callable[[Tensor], Tensor]
 
 
@@ -62,7 +64,7 @@ def main() -> int:
                     "macs_ratio": macs[kind, tier],
                 }
             )
-    publish(rows, arguments)
+    publish(rows, matrix_gflop_per_s(arguments.rounds), arguments)
     return 0
 
 
@@ -99,7 +101,22 @@ def take_turns(
     return seconds
 
 
-def publish(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
+@torch.inference_mode()
+def matrix_gflop_per_s(num_rounds: int) -> float:
+    """What the machine reaches on one large product, which nothing here can exceed."""
+    layer = PackedLinear(nn.Linear(MATRIX, MATRIX), "float32", with_gelu=False)
+    rows = torch.randn(MATRIX, MATRIX)
+    seconds = []
+    for _ in range(num_rounds + 1):
+        started = time.perf_counter()
+        layer.product(rows)
+        seconds.append(time.perf_counter() - started)
+    return 2 * MATRIX**3 / statistics.median(seconds[1:]) / 1e9
+
+
+def publish(
+    rows: list[dict[str, Any]], matrix_gflop_per_s: float, arguments: argparse.Namespace
+) -> None:
     """Table to stdout, JSON to the file."""
     print(f"{'backend':<17}{'tier':<10}{'batch':>6}{'MACs':>7}{'img/s':>9}{'speed-up':>10}")
     for row in rows:
@@ -107,9 +124,11 @@ def publish(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
             f"{row['backend']:<17}{row['tier']:<10}{row['batch_size']:>6}{row['macs_ratio']:>7.0%}"
             f"{row['images_per_s']:>9.1f}{row['speed_up']:>10.2f}"
         )
+    print(f"a product of {MATRIX} x {MATRIX} matrices, float32: {matrix_gflop_per_s:.0f} GFLOP/s")
     if arguments.out:
         result = {
             "architecture": arguments.architecture,
+            "matrix_gflop_per_s": round(matrix_gflop_per_s, 1),
             "num_threads": torch.get_num_threads(),
             "rounds": arguments.rounds,
             "rows": rows,

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from torch import Tensor
 
-from service import api_keys, cores
+from service import api_keys, cores, graphs
 from service.admission import Admission
 from service.api_keys import ApiKeys
 from service.batch_policy import DISPATCH_REASONS, BatchPolicy, SpareTime
@@ -33,7 +33,7 @@ from service.probe import Probe
 from service.routes import classify, health, open_inference, problems
 from service.routes import models as model_routes
 from service.routes.envelope import Envelope
-from service.settings import Settings
+from service.settings import MEBIBYTE, Settings
 from service.shadow import Shadow
 from service.startup import load_and_probe
 
@@ -61,7 +61,12 @@ def create_app(
         SettingsError: the API keys cannot be read, or the device cannot compute so.
     """
     placement = choose(settings.device, settings.backend, settings.precision)
-    engine = Engine(placement, num_threads=settings.num_threads, num_streams=settings.num_streams)
+    engine = Engine(
+        placement,
+        num_threads=settings.num_threads,
+        num_streams=settings.num_streams,
+        graphs=graphs.of_device(placement.device, max_bytes=settings.graph_memory_mib * MEBIBYTE),
+    )
     metrics = Metrics(CollectorRegistry())
     metrics.build_info.labels(
         version("rapid-vit"),

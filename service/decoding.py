@@ -51,11 +51,13 @@ class Decoder:
     async def decode(self, picture: bytes, model: ServedModel) -> tuple[Tensor, float]:
         """Pixels (3, H, W), and the seconds until they were there.
 
+        They are uint8 where the model normalises them on its device, else float32.
+
         Raises:
             ImageRejectedError: it is not a picture that can be decoded.
             TooLargeError: it has more pixels than allowed.
         """
-        spec = images.InputSpec(model.transform, model.resize_side, self._max_pixels)
+        spec = images.InputSpec(model.decode_transform, model.resize_side, self._max_pixels)
         started = monotonic()
         expected_s = self._forecast.seconds(_Bytes(model.name), len(picture))
         self.num_inside += 1

@@ -12,8 +12,9 @@ import psutil
 import torch
 from torch import Tensor
 
-from service import cores
+from service import cores, pixels
 from service.errors import DeviceStuckError, OutOfDeviceMemoryError, SettingsError
+from service.graphs import Graphs, eagerly
 from service.models import Variant
 from service.placement import Placement
 
@@ -26,9 +27,21 @@ logger = logging.getLogger(__name__)
 
 
 class Engine:
-    """A device and the threads that work for it, one for each batch that runs at a time."""
+    """A device and the threads that work for it, one for each batch that runs at a time.
 
-    def __init__(self, placement: Placement, *, num_threads: int, num_streams: int = 1) -> None:
+    A GPU has one thread. It stacks a batch in pinned memory, starts the copy, the normalisation
+    and the model without waiting for any of them, and then waits for the logits. Decoding goes on
+    beside all of this; stacking and copying the next batch begin only after those logits.
+    """
+
+    def __init__(
+        self,
+        placement: Placement,
+        *,
+        num_threads: int,
+        num_streams: int = 1,
+        graphs: Graphs | None = None,
+    ) -> None:
         """Start the worker threads.
 
         Args:
@@ -37,6 +50,7 @@ class Engine:
                 but not more than there are cores for this process.
             num_streams: batches that may run at a time; 0: on the CPU one per thread, at most
                 `MAX_STREAMS`, and on a GPU one.
+            graphs: what records the work of a batch, where that is possible.
 
         Raises:
             SettingsError: so many streams are not possible.
@@ -50,6 +64,7 @@ class Engine:
                 f"RAPID_NUM_STREAMS = {num_streams} is more than there are threads to compute "
                 f"with; allowed are 0 ... {self.num_threads}"
             )
+        self._graphs = graphs
         self._workers = ThreadPoolExecutor(self.num_streams, thread_name_prefix="device")
 
     async def forward(
@@ -59,7 +74,7 @@ class Engine:
 
         Args:
             variant: of a model on this device.
-            images: one batch.
+            images: one batch, as `pixels.place` takes them.
             num_threads: that it may use; 0: all.
 
         Raises:
@@ -72,6 +87,13 @@ class Engine:
     async def run(self, work: Callable[[], T]) -> T:
         """Do something else on a worker thread, before there are batches."""
         return await asyncio.get_running_loop().run_in_executor(self._workers, work)
+
+    async def capture(
+        self, variants: Sequence[Variant], input_size: Sequence[int], max_batch_size: int
+    ) -> None:
+        """Record graphs of some variants, if there are any here, before there are batches."""
+        if self._graphs is not None:
+            await self.run(partial(self._graphs.capture, variants, input_size, max_batch_size))
 
     async def warm_up(
         self, variant: Variant, input_size: Sequence[int], batch_sizes: Sequence[int]
@@ -87,7 +109,8 @@ class Engine:
         Raises:
             OutOfDeviceMemoryError: not even one image fits.
         """
-        image = torch.zeros(*input_size)
+        as_decoded = torch.float32 if variant.normalization is None else torch.uint8
+        image = torch.zeros(*input_size, dtype=as_decoded)
         await self.forward(variant, [image])
         seconds = {}
         for size in batch_sizes:
@@ -124,8 +147,11 @@ class Engine:
             torch.set_num_threads(num_threads)  # OpenMP keeps it for each calling thread
         try:
             with torch.inference_mode():
-                batch = torch.stack(list(images)).to(self.device, variant.dtype)
-                return list(variant.module(batch).float().cpu())
+                batch = pixels.place(
+                    images, variant.normalization, device=self.device, dtype=variant.dtype
+                )
+                run = eagerly if self._graphs is None else self._graphs.run
+                return list(run(variant, batch).float().cpu())
         except torch.OutOfMemoryError as exc:
             message = _first_line(exc)
         except torch.AcceleratorError as exc:

@@ -45,7 +45,7 @@ class InputSpec(NamedTuple):
 
 
 def decode(body: bytes, spec: InputSpec) -> Tensor:
-    """Decode an image and prepare it for a model: (3, H, W), float32.
+    """Decode an image and prepare it for a model: (3, H, W), as its transform gives it.
 
     The first frame of an animation counts, EXIF rotation is applied, colour becomes RGB, grey of
     16 bits keeps its upper 8; then comes the model's own evaluation transform.

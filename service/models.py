@@ -14,6 +14,7 @@ from service import timm_models
 from service.errors import ModelLoadError, ModelNotFoundError
 from service.measured import Measured
 from service.model_statistics import ModelStatistics
+from service.pixels import Normalization
 from service.placement import Placement
 from service.resizing import Resize
 from service.tiers import CALIBRATED_METHOD, ReductionRange, Tier
@@ -39,6 +40,8 @@ class Variant(NamedTuple):
     """multiply-adds of one image."""
     dtype: torch.dtype = torch.float32
     """that `module` wants its images in."""
+    normalization: Normalization | None = None
+    """of images that come as bytes; None if none do."""
 
 
 class ServedModel:
@@ -59,6 +62,8 @@ class ServedModel:
         self.labels = loaded.labels
         self.input_size = loaded.input_size
         self.transform: Callable[[Image.Image], Tensor] = loaded.transform
+        """RGB image -> (3, H, W), float32, normalised"""
+        self.decode_transform, self._normalization = _decoding(self.transform, placement)
         self.resize_side = loaded.resize_side
         self._variants: dict[tuple[str, int | None, Tier | None], Variant] = {}
         self._calibrated = dict(loaded.calibration.tiers) if loaded.calibration else {}
@@ -134,11 +139,23 @@ class ServedModel:
             num_output_tokens=self.num_tokens - sum(schedule),
             macs=rapid_core.macs(module),
             dtype=self._dtype,
+            normalization=self._normalization,
         )
 
     def _options(self, tier: Tier | None) -> dict[str, Any]:
         assert tier is not None
         return self._calibrated[tier].model_dump(exclude={"macs_ratio", "agreement"})
+
+
+def _decoding(
+    transform: Callable[[Image.Image], Tensor], placement: Placement
+) -> tuple[Callable[[Image.Image], Tensor], Normalization | None]:
+    """What the threads that decode do of a transform, and what is left to the device, if any."""
+    split = timm_models.split_normalization(transform) if placement.normalizes else None
+    if split is None:
+        return transform, None
+    to_bytes, normalization = split
+    return to_bytes, normalization.to(placement.device)
 
 
 class Models:

@@ -23,6 +23,8 @@ class Placement(NamedTuple):
     device: torch.device
     backend: Literal["torch", "onednn"] = "torch"
     precision: Precision = "float32"
+    normalizes: bool = False
+    """whether pictures come to the device as bytes, and are normalised there."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -57,7 +59,7 @@ def choose(device: str, backend: Backend, precision: Precision) -> Placement:
     if chosen.type == "cuda":
         if backend == "onednn" or precision == "int8":
             raise SettingsError("the backend onednn and the precision int8 are for the CPU")
-        return Placement(chosen, "torch", precision)
+        return Placement(chosen, "torch", precision, normalizes=True)
     if precision == "float32" and (backend == "torch" or not packing.is_available()):
         return Placement(chosen)
     if backend == "torch" or precision == "float16":

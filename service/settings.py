@@ -54,6 +54,12 @@ class Settings(BaseSettings):
         description="batches that the CPU computes at the same time, sharing those threads; 0: one "
         "per thread, at most 4; on a GPU one",
     )
+    graph_memory_mib: int = Field(
+        2048,
+        ge=0,
+        description="on a GPU, MiB of memory for CUDA graphs of the warmed-up tiers: the launches "
+        "of a batch, recorded once; when they take more, no further ones are made; 0: none",
+    )
     decode_threads: int = Field(
         0, ge=0, description="threads that decode images; 0: one per core that the process may use"
     )

@@ -48,8 +48,9 @@ async def _warm_up(
     service: Service, model: ServedModel, settings: Settings, engine: Engine
 ) -> None:
     sizes = sorted({1, settings.max_batch_size})
-    for tier in settings.warmup_tiers:
-        variant = model.variant(*tiers.of_tier(model.limits, tier))
+    variants = [model.variant(*tiers.of_tier(model.limits, tier)) for tier in settings.warmup_tiers]
+    await engine.capture(variants, model.input_size, settings.max_batch_size)
+    for variant in variants:
         service.computing.seed(variant, await engine.warm_up(variant, model.input_size, sizes))
 
 

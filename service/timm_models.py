@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from service.errors import ModelLoadError
+from service.pixels import Normalization
 from service.resizing import QuickResize
 from service.schemas import CalibrationFile
 
@@ -38,7 +39,15 @@ from timm.data import (  # noqa: E402
     infer_imagenet_subset,
     resolve_model_data_config,
 )
-from torchvision.transforms import Compose, InterpolationMode, Resize  # noqa: E402
+from timm.data.transforms import MaybeToTensor  # noqa: E402
+from torchvision.transforms import (  # noqa: E402
+    Compose,
+    InterpolationMode,
+    Normalize,
+    Resize,
+    ToTensor,
+)
+from torchvision.transforms.functional import pil_to_tensor  # noqa: E402
 
 HUB_PREFIXES = ("hf-hub:", "hf_hub:")
 CALIBRATION = "tiers.json"
@@ -113,6 +122,33 @@ def _quick(step: Any) -> Any:
         case [int(height), int(width)] | (int(height), int(width)):
             return QuickResize((height, width), step.interpolation.value)
     return step
+
+
+def split_normalization(
+    transform: Any,
+) -> tuple[Callable[[Image.Image], Tensor], Normalization] | None:
+    """An evaluation transform of timm in two parts: RGB image -> bytes (3, H, W), and the rest.
+
+    None if it does not end as timm's do, by converting to a tensor and normalising this.
+    """
+    if type(transform) is not Compose:
+        return None
+    match transform.transforms:
+        case [*steps, convert, last] if (
+            type(convert) in (MaybeToTensor, ToTensor) and type(last) is Normalize
+        ):
+            mean, std = (
+                torch.as_tensor(values, dtype=torch.float32).view(-1, 1, 1)
+                for values in (last.mean, last.std)
+            )
+            return Compose([*steps, _bytes]), Normalization(mean, std)
+    return None
+
+
+def _bytes(picture: Image.Image) -> Tensor:
+    """RGB image -> (3, H, W), uint8."""
+    pixels: Tensor = pil_to_tensor(picture)
+    return pixels.contiguous()
 
 
 def folder_of(spec: str) -> Path | None:

@@ -15,12 +15,17 @@ import httpx
 import pytest
 import torch
 
+import service.app
 from service.app import create_app
+from service.placement import CPU
 from service.settings import Settings
 from service.timm_models import BUNDLED_MODELS, timm
 
 BUNDLED = BUNDLED_MODELS / "everyday-vit-s14"
 READY_WITHIN_S = 60
+
+NORMALIZING = CPU._replace(normalizes=True)
+"""the CPU, given bytes as a GPU is"""
 
 AppClient = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
@@ -80,6 +85,12 @@ def app_client(tiny_model: Path) -> AppClient:
             yield client
 
     return start
+
+
+@pytest.fixture
+def normalizing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The app's pictures come as bytes to what computes, as on a GPU."""
+    monkeypatch.setattr(service.app, "choose", lambda *_: NORMALIZING)
 
 
 class Server:

@@ -90,6 +90,14 @@ def labelled(
     return Labelled(folder, labels, ranked)
 
 
+@pytest.fixture(params=[False, True], ids=["floats", "bytes"])
+def any_client(app_client: AppClient, request: pytest.FixtureRequest) -> AppClient:
+    """The app, with pictures decoded to floats, and with pictures decoded to bytes."""
+    if request.param:
+        request.getfixturevalue("normalizing")
+    return app_client
+
+
 def samples(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
@@ -110,10 +118,10 @@ async def until_probed(client: httpx.AsyncClient) -> dict[str, dict[str, object]
 
 @pytest.mark.anyio
 async def test_the_service_measures_what_a_plain_loop_finds(
-    app_client: AppClient, varied: Path, labelled: Labelled
+    any_client: AppClient, varied: Path, labelled: Labelled
 ) -> None:
     data = (f"tiny={labelled.folder}",)
-    async with app_client(models=(str(varied),), probe_interval_s=3600, probe_data=data) as client:
+    async with any_client(models=(str(varied),), probe_interval_s=3600, probe_data=data) as client:
         found = await until_probed(client)
         metrics = samples((await client.get("/metrics")).text)
     assert labelled.share("exact", 1) == 0.5
@@ -196,10 +204,10 @@ async def test_a_baseline_is_published(app_client: AppClient, labelled: Labelled
 
 @pytest.mark.anyio
 async def test_answers_are_compared_with_the_unreduced_models(
-    app_client: AppClient, varied: Path, labelled: Labelled, examples: list[Path]
+    any_client: AppClient, varied: Path, labelled: Labelled, examples: list[Path]
 ) -> None:
     settings = {"shadow_fraction": 1.0, "spare_share": 1.0, "probe_interval_s": 0}
-    async with app_client(models=(str(varied),), **settings) as client:
+    async with any_client(models=(str(varied),), **settings) as client:
         for tier in ("extreme", "exact"):
             for path in examples:
                 url = f"/v1/classify?tier={tier}"
