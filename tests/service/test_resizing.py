@@ -18,8 +18,6 @@ from service.timm_models import create_transform, resizing_quickly
 
 LARGEST_DIFFERENCE = 2
 """of 255"""
-LARGEST_SHARE = {"bicubic": 0.02, "bilinear": 0.06}
-"""of the values that may differ at all, in pictures of pure noise"""
 
 
 def noise(width: int, height: int, seed: int) -> Image.Image:
@@ -39,7 +37,7 @@ def difference(first: Image.Image, second: Image.Image) -> np.ndarray:
     width=st.integers(1, 700),
     ratio=st.floats(1 / 6, 1.9),
     side=st.sampled_from([32, 224, 248, 256]),
-    interpolation=st.sampled_from(list(LARGEST_SHARE)),
+    interpolation=st.sampled_from(["bilinear", "bicubic"]),
     seed=st.integers(0, 99),
 )
 def test_noise_of_any_size_becomes_what_pillow_makes_of_it(
@@ -50,10 +48,7 @@ def test_noise_of_any_size_becomes_what_pillow_makes_of_it(
     picture = noise(width, max(1, round(ratio * width)), seed)
     pillow = Resize(side, InterpolationMode(interpolation))(picture)
     quick = QuickResize(side, interpolation)(picture)
-    differs = difference(quick, pillow)
-    assert differs.max() <= LARGEST_DIFFERENCE
-    if differs.size > 50_000:
-        assert (differs > 0).mean() < LARGEST_SHARE[interpolation]
+    assert difference(quick, pillow).max() <= LARGEST_DIFFERENCE
 
 
 @pytest.mark.parametrize("turned", [False, True])
