@@ -13,10 +13,9 @@ runs one copy of the model on all cores; `--workers 1 2` also measures two copie
 Two cores cannot hold several servers at once: some work even while nobody asks (Ray does), and
 stopping those with SIGSTOP upsets their own watchdogs. So only one server runs at a time, each is
 started, checked, warmed up, measured and ended in every round, and the order changes from round to
-round. Answers per second of a closed loop count while all its clients have a request inside. A
-ratio is the median of the rounds' ratios; percentiles are of all rounds' requests together. Beside
-the servers, two limits take their turn: the bare model in a loop, and decoding alone. The weights
-of a timm name are random from a fixed seed: they do not change the time.
+round. A ratio is the median of the rounds' ratios; percentiles are of all rounds' requests
+together. Beside the servers, two limits take their turn: the bare model in a loop, and decoding
+alone. The weights of a timm name are random from a fixed seed: they do not change the time.
 """
 
 import argparse

@@ -25,9 +25,9 @@ OPEN = ("exact", "balanced")
 FRACTIONS = (0.5, 0.8, 1.5)
 """of what the server answered to the most clients"""
 MOST_CLIENTS = 16
-REQUESTS = {1: 24, 4: 64, MOST_CLIENTS: 192}
+REQUESTS = {1: 24, 4: 64, MOST_CLIENTS: 160}
 """by the number of clients; with several rounds, p99 has hundreds of requests to stand on"""
-QUICK_REQUESTS = {1: 12, MOST_CLIENTS: 96}
+QUICK_REQUESTS = {1: 12, MOST_CLIENTS: 64}
 
 
 class Load(NamedTuple):

@@ -33,8 +33,6 @@ from benchmarks.serving_plan import (
 SAME_PROBABILITY = 1e-3
 """relative; batches of another size give other last digits"""
 SLOWEST_RATE = 0.1
-FULL_TURNS = 4
-"""of all clients that a closed loop has at least"""
 
 
 class Server(NamedTuple):
@@ -64,15 +62,7 @@ class Record(NamedTuple):
 
     @property
     def per_s(self) -> float:
-        """Answers per second; of a closed loop, while all of its clients had a request inside.
-
-        A fast server would else be judged by how it starts and ends.
-        """
-        done = sorted(item.done_s for item in self.sample.outcomes if item.kind == load_report.OK)
-        num_clients = self.load.num_clients or 0
-        if num_clients and len(done) >= FULL_TURNS * num_clients:
-            first, last = done[num_clients - 1], done[-num_clients - 1]
-            return (len(done) - 2 * num_clients) / (last - first)
+        """Answers per second."""
         figures = load_report.figures(self.sample.outcomes, self.window, math.inf)
         found: float = figures["ok_per_s"]
         return found

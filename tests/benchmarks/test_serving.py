@@ -243,19 +243,6 @@ def test_ratios_are_medians_of_the_rounds_ratios_to_the_best_peer() -> None:
     assert rows[OURS]["client_cpu_share"] == 0.25
 
 
-def test_a_closed_loop_counts_while_all_its_clients_are_busy() -> None:
-    # Two clients, batches of two: a slow start, then two answers each second, and a slow end.
-    done = [5.0, 5.0, *(5.0 + second for second in range(1, 9) for _ in range(2)), 20.0, 21.0]
-    outcomes = [Outcome("exact", 0.0, at, OK) for at in done]
-    sample = Sample(outcomes, 21.0, 0.0, 21.0)
-    closed = Record(0, OURS, "exact", Load("2 clients", 2, len(done)), None, sample, 0.0)
-    assert closed.per_s == pytest.approx(2.0)
-    few = closed._replace(sample=Sample(outcomes[:6], 7.0, 0.0, 7.0))
-    assert few.per_s == pytest.approx(6 / 7, abs=1e-3)
-    opened = closed._replace(load=Load("50%", fraction=0.5))
-    assert opened.per_s == pytest.approx(len(done) / 21, abs=1e-3)
-
-
 def test_p99_is_of_all_rounds_requests_together() -> None:
     records = [
         record(0, OURS, "exact", 60, latency_s=0.2),
