@@ -7,7 +7,6 @@ rounds of the ratio to the dense model's time in the same round.
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -21,11 +20,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks import environment
-from service import models, tiers
+from benchmarks.serving_limits import save_random
+from service import models, tiers, timm_models
 from service.packing import PackedLinear
 from service.placement import choose
 from service.tiers import TIERS, Tier
-from service.timm_models import timm
 
 KINDS = {
     "torch": ("torch", "float32"),
@@ -72,10 +71,8 @@ def load(
     architecture: str, folder: Path, wanted: list[Tier]
 ) -> tuple[dict[tuple[str, str], Run], dict[tuple[str, str], float]]:
     """The dense model and every variant, all of the same random weights; and their work."""
-    torch.manual_seed(0)
-    dense = timm.create_model(architecture, pretrained=False).eval()
-    timm.models.save_for_hf(dense, folder, safe_serialization=True)
-    runs: dict[tuple[str, str], Run] = {(DENSE, ""): dense}
+    save_random(architecture, folder)
+    runs: dict[tuple[str, str], Run] = {(DENSE, ""): timm_models.load(str(folder)).module}
     macs = {(DENSE, ""): 1.0}
     for kind, (backend, precision) in KINDS.items():
         model = models.load(f"model={folder}", choose("cpu", backend, precision))
@@ -125,16 +122,14 @@ def publish(
             f"{row['images_per_s']:>9.1f}{row['speed_up']:>10.2f}"
         )
     print(f"a product of {MATRIX} x {MATRIX} matrices, float32: {matrix_gflop_per_s:.0f} GFLOP/s")
-    if arguments.out:
-        result = {
-            "architecture": arguments.architecture,
-            "matrix_gflop_per_s": round(matrix_gflop_per_s, 1),
-            "num_threads": torch.get_num_threads(),
-            "rounds": arguments.rounds,
-            "rows": rows,
-            "environment": environment.describe(),
-        }
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    result = {
+        "architecture": arguments.architecture,
+        "matrix_gflop_per_s": round(matrix_gflop_per_s, 1),
+        "num_threads": torch.get_num_threads(),
+        "rounds": arguments.rounds,
+        "rows": rows,
+    }
+    environment.write(arguments.out, result)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ are the median of the ratios, the share of the pixel values that differ, and by 
 
 import argparse
 import io
-import json
 import statistics
 import sys
 import time
@@ -59,9 +58,7 @@ def main() -> int:
             f"{each['size']:<12}{each['pillow_ms']:>10.2f}{each['torch_ms']:>10.2f}"
             f"{each['ratio']:>7.2f}{each['share_differs']:>9.2%}{each['largest_difference']:>6}"
         )
-    if arguments.out:
-        result = {"rounds": arguments.rounds, "rows": rows, "environment": environment.describe()}
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    environment.write(arguments.out, {"rounds": arguments.rounds, "rows": rows})
     return 0
 
 

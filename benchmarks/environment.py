@@ -1,10 +1,12 @@
 """Where a number was measured."""
 
+import json
 import os
 import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("torch", "timm", "pillow", "fastapi", "uvicorn")
 
@@ -18,6 +20,12 @@ def describe() -> dict[str, object]:
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
     }
+
+
+def write(out: Path | None, result: dict[str, Any]) -> None:
+    """A result as JSON, with where it was measured; nowhere for None."""
+    if out is not None:
+        out.write_text(json.dumps({**result, "environment": describe()}, indent=1) + "\n")
 
 
 def _commit() -> str:

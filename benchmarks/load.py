@@ -510,9 +510,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def publish(report: dict[str, Any], out: Path | None) -> int:
     """JSON to the file, table to stdout, warnings to stderr; 1 if no request was answered 200."""
-    if out is not None:
-        document = {**report, "environment": environment.describe()}
-        out.write_text(json.dumps(document, indent=1) + "\n")
+    environment.write(out, report)
     print(load_report.text(report), flush=True)
     for warning in report["warnings"]:
         print(f"WARNING: {warning}", file=sys.stderr)

@@ -30,7 +30,7 @@ from benchmarks import environment, serving_limits, serving_plot, serving_report
 from benchmarks.load import EXAMPLES, load_images, within
 from benchmarks.peers import servers, venvs
 from benchmarks.peers.venvs import PEERS, Peer, PeerUnavailableError
-from benchmarks.serving_plan import OURS, VARIANTS
+from benchmarks.serving_plan import SERVICES
 from benchmarks.serving_rounds import Run, Server, Settings, measure
 from service.timm_models import folder_of
 
@@ -130,7 +130,7 @@ def all_servers(
     pictures = load_images([EXAMPLES])
     found = [
         Server(name, partial(servers.our_service, model, pictures, **settings))
-        for name, settings in {OURS: {}, **VARIANTS}.items()
+        for name, settings in SERVICES.items()
     ]
     for peer in wanted(arguments):
         if peer.name in pythons:
@@ -155,10 +155,8 @@ def publish(
             if peer.name in pythons
         },
         **found,
-        "environment": environment.describe(),
     }
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(document, indent=1) + "\n")
+    environment.write(arguments.out, document)
     if arguments.png is not None and found["rows"]:
         serving_plot.draw(found, arguments.png, Path(settings.model).name)
     print(serving_report.text(found), flush=True)

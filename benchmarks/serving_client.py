@@ -108,7 +108,8 @@ async def closed_loop(target: Target, requests: Sequence[Ask], concurrency: int)
                 clients.create_task(one_client())
         seconds = client.now()
     cpu_s = time.process_time() - cpu_s
-    return Sample(client.outcomes, seconds, cpu_s, seconds, overheads_ms(client))
+    alone = overheads_ms(client) if concurrency == 1 else ()
+    return Sample(client.outcomes, seconds, cpu_s, seconds, alone)
 
 
 async def open_loop(

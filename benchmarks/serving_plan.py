@@ -9,12 +9,14 @@ T = TypeVar("T")
 
 OURS = "rapid-vit"
 INT8 = "rapid-vit int8"
-VARIANTS: dict[str, dict[str, str]] = {
+SERVICES: dict[str, dict[str, str]] = {
+    OURS: {},
     INT8: {"RAPID_PRECISION": "int8"},
     "rapid-vit int8, torch resize": {"RAPID_PRECISION": "int8", "RAPID_RESIZE": "torch"},
     "rapid-vit, torch resize": {"RAPID_RESIZE": "torch"},
 }
-"""this service with settings that give other answers, so never by default"""
+"""this service by default, and with settings that give other answers, so never by default"""
+VARIANTS = tuple(name for name in SERVICES if name != OURS)
 DENSE = "dense"
 """what the peers run: the unreduced model"""
 MIXED = "six tiers mixed"
@@ -82,7 +84,7 @@ def steps(server: str, *, quick: bool) -> list[Step]:
 
 def queries(server: str, entry: str, deadline_ms: float | None) -> dict[str, dict[str, str]]:
     """The parameters of the requests, by tier; peers have no parameters."""
-    if server != OURS and server not in VARIANTS:
+    if server not in SERVICES:
         return {entry: {}}
     tiers = TIERS if entry == MIXED else (entry,)
     deadline = {} if deadline_ms is None else {"deadline_ms": f"{deadline_ms:g}"}

@@ -102,11 +102,7 @@ def row(key: Key, records: Sequence[Record], deadline_ms: float) -> dict[str, An
 
 def best_peer(rows: Sequence[dict[str, Any]]) -> str | None:
     """The peer that answers most under full load."""
-    peers = [
-        item
-        for item in rows
-        if item["server"] not in (OURS, *VARIANTS) and item["load"] == FULL_LOAD
-    ]
+    peers = [item for item in rows if item["entry"] == DENSE and item["load"] == FULL_LOAD]
     return max(peers, key=lambda item: item["per_s"])["server"] if peers else None
 
 

@@ -22,6 +22,7 @@ from benchmarks.serving_plan import (
     FULL_LOAD,
     MIXED,
     OURS,
+    SERVICES,
     VARIANTS,
     WARM_UP,
     Load,
@@ -152,7 +153,7 @@ class Visit(NamedTuple):
 
 def visit(now: Visit, run: Run, progress: "tqdm[Any]") -> None:
     """Warm up, then all loads, then the memory."""
-    everything = MIXED if now.server in (OURS, *VARIANTS) else "warm-up"
+    everything = MIXED if now.server in SERVICES else "warm-up"
     asyncio.run(drive(now, everything, WARM_UP, None))
     capacity: dict[str, float] = {}
     for entry, load in steps(now.server, quick=now.settings.quick):

@@ -8,7 +8,6 @@ service places it; the weights are random: they do not change the time.
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -108,7 +107,10 @@ def images_per_s(module: nn.Module, division: Division) -> float:
         division.num_streams, initializer=torch.set_num_threads, initargs=(division.num_threads,)
     ) as streams:
         started = time.perf_counter()
-        done = [streams.submit(compute, module, images, num_batches) for _ in range(division[0])]
+        done = [
+            streams.submit(compute, module, images, num_batches)
+            for _ in range(division.num_streams)
+        ]
         for each in done:
             each.result()
         seconds = time.perf_counter() - started
@@ -130,14 +132,8 @@ def publish(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
             f"{row['tier']:<10}{row['num_streams']:>8}{row['num_threads']:>8}"
             f"{row['batch_size']:>6}{row['images_per_s']:>8.1f}{row['ratio']:>7.2f}"
         )
-    if arguments.out:
-        result = {
-            "architecture": arguments.architecture,
-            "rounds": arguments.rounds,
-            "rows": rows,
-            "environment": environment.describe(),
-        }
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    result = {"architecture": arguments.architecture, "rounds": arguments.rounds, "rows": rows}
+    environment.write(arguments.out, result)
 
 
 if __name__ == "__main__":
