@@ -13,10 +13,10 @@ DISPATCH_REASONS: tuple[DispatchReason, ...] = get_args(DispatchReason)
 class Part(NamedTuple):
     """What one batch gets of the device."""
 
-    num_threads: int = 1
-    share: float = 1.0
+    num_threads: int
+    share: float
     """of the device's threads, 0 < share <= 1"""
-    max_images: int = 1
+    max_images: int
     """most images in the batch"""
 
 

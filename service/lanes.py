@@ -121,7 +121,7 @@ class Lanes(Generic[K]):
             heapq.heapify(jobs)
 
     def next(
-        self, now: float, part: Part, *, company_comes: bool = False, is_draining: bool
+        self, now: float, part: Part, *, company_comes: bool, is_draining: bool
     ) -> Next[K] | None:
         """The lane that goes next on a part of the device, or None if nothing waits.
 

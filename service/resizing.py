@@ -1,7 +1,7 @@
 """Resize pictures with PyTorch's vector code, several times faster than Pillow resizes them.
 
 Same kernel and same geometry as Pillow's, with coefficients of 16 bits instead of 22: few values of
-a picture differ, and those by 1 or 2 of 255. Source: docs/decisions/0010.
+a picture differ, and those by 1 or 2 of 255. Source: docs/decisions/0011.
 """
 
 from typing import Literal

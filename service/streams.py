@@ -35,6 +35,7 @@ class Streams(Generic[K]):
             clock: seconds, monotonic.
         """
         self.running: list[Batch[K]] = []
+        """in the order in which they started"""
         self._expected_s = expected_s
         self._clock = clock
 
@@ -51,7 +52,7 @@ class Streams(Generic[K]):
     @property
     def oldest(self) -> Batch[K] | None:
         """The batch that has been running longest."""
-        return min(self.running, key=lambda batch: batch.started, default=None)
+        return self.running[0] if self.running else None
 
     @property
     def longest_s(self) -> float:

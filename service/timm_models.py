@@ -117,9 +117,9 @@ def _quick(step: Any) -> Any:
     if step.interpolation not in (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC):
         return step
     match step.size:
-        case int(side) | [int(side)] | (int(side),):
+        case int(side) | [int(side)]:
             return QuickResize(side, step.interpolation.value)
-        case [int(height), int(width)] | (int(height), int(width)):
+        case [int(height), int(width)]:
             return QuickResize((height, width), step.interpolation.value)
     return step
 
