@@ -3,7 +3,8 @@
 PyTorch hands the weights of a linear layer to oneDNN in their own order, at every call. Laid out
 once, they save that time; the numbers are the same within rounding. On request the layers compute
 in bfloat16, or in int8 with a scale for each output and one for each token, so that nobody's answer
-depends on who shares the batch; all else stays float32. Source: docs/decisions/0009.
+depends on who shares the batch; patches are then embedded in bfloat16. All else stays float32.
+Source: docs/decisions/0009.
 """
 
 from collections.abc import Callable
@@ -57,9 +58,17 @@ class PackedLinear(nn.Linear):
         """Features (..., C_in) -> (..., C_out), float32."""
         return in_pieces(x, self.product, self.out_features)
 
-    def product(self, rows: Tensor) -> Tensor:
-        """Rows (M, C_in) -> (M, C_out), all at once; in bfloat16 if that is the precision."""
-        return self._int8(rows) if self._precision == "int8" else self._float(rows)
+    def product(self, rows: Tensor, into: Tensor | None = None) -> Tensor:
+        """Rows (M, C_in) -> (M, C_out), all at once; in bfloat16 if that is the precision.
+
+        Args:
+            rows: (M, C_in).
+            into: (L, C_out), float32, takes the first L rows instead.
+        """
+        if self._precision == "int8":
+            return self._int8(rows, into)
+        y = self._float(rows)
+        return y if into is None else into.copy_(y[: len(into)])
 
     def _float(self, rows: Tensor) -> Tensor:
         name, algorithm = ("gelu", "none") if self._with_gelu else ("none", "")
@@ -69,7 +78,7 @@ class PackedLinear(nn.Linear):
         )
         return y
 
-    def _int8(self, rows: Tensor) -> Tensor:
+    def _int8(self, rows: Tensor, into: Tensor | None) -> Tensor:
         largest = torch.maximum(rows.amax(dim=1, keepdim=True), -rows.amin(dim=1, keepdim=True))
         scale = largest.clamp_(min=SMALLEST).div_(INT8_MAX)
         # By way of int8: PyTorch has no vector code for the conversion to uint8, which the product
@@ -80,8 +89,15 @@ class PackedLinear(nn.Linear):
             *(quantized, 1.0, INT8_ZERO, self._packed, self._scales, self._zeros, None),
             *(1.0, 0, torch.float32, "none", [], ""),
         )
-        y = y * scale if self.bias is None else torch.addcmul(self.bias, y, scale)
-        return F.gelu(y) if self._with_gelu else y
+        if into is not None:
+            y, scale = y[: len(into)], scale[: len(into)]
+        if self.bias is None:
+            y = torch.mul(y, scale, out=into)
+        else:
+            y = torch.addcmul(self.bias, y, scale, out=into)
+        if not self._with_gelu:
+            return y
+        return F.gelu(y) if into is None else into.copy_(F.gelu(y))
 
 
 class PackedMlp(nn.Module):
@@ -95,12 +111,41 @@ class PackedMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, N, C) -> (B, N, C), float32."""
-        return in_pieces(
-            x, lambda rows: self.fc2.product(self.fc1.product(rows)), self.fc2.out_features
-        )
+        return in_pieces(x, self._product, self.fc2.out_features)
+
+    def _product(self, rows: Tensor, into: Tensor | None) -> Tensor:
+        return self.fc2.product(self.fc1.product(rows), into)
 
 
-def in_pieces(x: Tensor, product: Callable[[Tensor], Tensor], num_outputs: int) -> Tensor:
+class PackedPatches(nn.Module):
+    """The convolution that embeds patches, one product for each of them: what it is."""
+
+    def __init__(self, convolution: nn.Conv2d, precision: Precision) -> None:
+        """Take over a convolution whose windows lie side by side, see `_is_of_patches`."""
+        super().__init__()
+        weights = convolution.state_dict()
+        weights["weight"] = weights["weight"].flatten(1)
+        num_outputs, num_inputs = weights["weight"].shape
+        linear = nn.Linear(num_inputs, num_outputs, bias="bias" in weights, device="meta")
+        linear.load_state_dict(weights, assign=True)
+        self.linear = PackedLinear(linear, precision, with_gelu=False)
+        self._size = convolution.kernel_size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) -> (B, C, H // h, W // w) of patches of h x w pixels."""
+        B, channels, height, width = images.shape
+        h, w = self._size
+        rows, columns = height // h, width // w
+        patches = images[:, :, : rows * h, : columns * w].reshape(B, channels, rows, h, columns, w)
+        y: Tensor = self.linear(patches.permute(0, 2, 4, 1, 3, 5).flatten(3))
+        return y.permute(0, 3, 1, 2)
+
+
+Product = Callable[[Tensor, Tensor | None], Tensor]
+"""(rows (M, C_in), where the first of their results go) -> these, or all, (M, C_out)."""
+
+
+def in_pieces(x: Tensor, product: Product, num_outputs: int) -> Tensor:
     """Apply a product to some hundred rows at a time: (..., C_in) -> (..., C_out), float32.
 
     For each number of rows that it meets, the library compiles code, about a megabyte for every
@@ -112,12 +157,12 @@ def in_pieces(x: Tensor, product: Callable[[Tensor], Tensor], num_outputs: int) 
     num_rows = len(rows)
     size = _round_up(-(-num_rows // -(-num_rows // MOST_ROWS)))
     if num_rows <= size:
-        found = product(_filled_up(rows))[:num_rows].to(x.dtype)
+        found = product(_filled_up(rows), None)[:num_rows].to(x.dtype)
     else:
         found = x.new_empty(num_rows, num_outputs)
         for start in range(0, num_rows, size):
-            piece = rows[start : start + size]
-            found[start : start + size] = product(_filled_up(piece))[: len(piece)]
+            end = start + size
+            product(_filled_up(rows[start:end]), found[start:end])
     return found.view(*x.shape[:-1], num_outputs)
 
 
@@ -135,8 +180,11 @@ def pack(model: Any, precision: Precision) -> None:
 
     Args:
         model: a timm `VisionTransformer` in evaluation mode, float32, on the CPU.
-        precision: of the products in the blocks.
+        precision: of the products in the blocks. If it is not float32, the patches are embedded
+            in bfloat16; in float32, the model's own convolution is as fast.
     """
+    if precision != "float32" and _is_of_patches(getattr(model.patch_embed, "proj", None)):
+        model.patch_embed.proj = PackedPatches(model.patch_embed.proj, "bfloat16")
     blocks = list(model.blocks)
     for block in blocks:
         if _is_plain_mlp(block.mlp):
@@ -159,6 +207,15 @@ def _is_plain_mlp(mlp: Any) -> bool:
         and type(act) is nn.GELU
         and act.approximate == "none"
         and isinstance(getattr(mlp, "norm", None), nn.Identity)
+    )
+
+
+def _is_of_patches(layer: Any) -> bool:
+    """Whether this is a convolution whose windows lie side by side."""
+    return (
+        type(layer) is nn.Conv2d
+        and layer.stride == layer.kernel_size
+        and (layer.padding, layer.dilation, layer.groups) == ((0, 0), (1, 1), 1)
     )
 
 

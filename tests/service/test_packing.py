@@ -1,5 +1,6 @@
 """Weights laid out for the CPU: the same answers within what the precision promises."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ LARGEST_ERROR = {"float32": 1e-5, "bfloat16": 0.02, "int8": 0.05}
 @pytest.mark.parametrize("precision", LARGEST_ERROR)
 @pytest.mark.parametrize("with_gelu", [False, True])
 @pytest.mark.parametrize("has_bias", [False, True])
-@pytest.mark.parametrize("shape", [(1, 1, 48), (3, 7, 48), (2, 5, 6, 48)])
+@pytest.mark.parametrize("shape", [(1, 1, 48), (3, 7, 48), (2, 5, 6, 48), (3, 197, 48)])
 def test_a_packed_layer_computes_what_the_layer_does(
     precision: packing.Precision, with_gelu: bool, has_bias: bool, shape: tuple[int, ...]
 ) -> None:
@@ -53,9 +54,10 @@ def test_rows_go_in_pieces_and_come_back_in_order(num_rows: int) -> None:
     x = torch.randn(num_rows, 3)
     seen: list[Tensor] = []
 
-    def product(rows: Tensor) -> Tensor:
+    def product(rows: Tensor, into: Tensor | None) -> Tensor:
         seen.append(rows)
-        return torch.cat([2 * rows, rows[:, :1] + 1], dim=1)
+        y = torch.cat([2 * rows, rows[:, :1] + 1], dim=1)
+        return y if into is None else into.copy_(y[: len(into)])
 
     assert torch.equal(packing.in_pieces(x, product, 4), torch.cat([2 * x, x[:, :1] + 1], dim=1))
     assert max(map(len, seen)) <= packing.MOST_ROWS
@@ -65,7 +67,7 @@ def test_rows_go_in_pieces_and_come_back_in_order(num_rows: int) -> None:
 def test_the_library_meets_few_numbers_of_rows() -> None:
     numbers = set()
 
-    def product(rows: Tensor) -> Tensor:
+    def product(rows: Tensor, _into: Tensor | None) -> Tensor:
         numbers.add(len(rows))
         return rows
 
@@ -82,6 +84,43 @@ def test_a_token_gets_the_same_whoever_shares_the_batch(precision: packing.Preci
     with torch.inference_mode():
         alone, among = layer(tokens), layer(torch.cat([tokens, neighbours]))[:1]
     assert torch.allclose(alone, among, rtol=1e-4, atol=1e-5)
+
+
+def test_the_results_go_where_they_are_wanted() -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(16, 48)
+    for precision, with_gelu in itertools.product(LARGEST_ERROR, (False, True)):
+        layer = PackedLinear(nn.Linear(48, 80), precision, with_gelu=with_gelu)  # type: ignore[arg-type]
+        into = torch.full((13, 80), torch.nan)
+        with torch.inference_mode():
+            found = layer.product(rows, into[:11])
+            assert torch.equal(found, layer.product(rows)[:11].float())
+        assert torch.equal(found, into[:11])
+        assert into[11:].isnan().all()
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("size", [(32, 48), (35, 50)])
+def test_packed_patches_are_the_convolution(
+    precision: packing.Precision, bias: bool, size: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(3, 24, kernel_size=(8, 16), stride=(8, 16), bias=bias)
+    images = torch.randn(2, 3, *size)
+    with torch.inference_mode():
+        expected = convolution(images)
+        found = packing.PackedPatches(convolution, precision)(images)
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() < LARGEST_ERROR[precision] * expected.abs().max()
+
+
+@pytest.mark.parametrize(("stride", "is_packed"), [(16, True), (8, False)])
+def test_patches_that_overlap_stay_a_convolution(stride: int, is_packed: bool) -> None:
+    model = timm.create_model("vit_tiny_patch16_224", img_size=64, depth=1).eval()
+    model.patch_embed.proj = nn.Conv2d(3, 192, kernel_size=16, stride=stride)
+    packing.pack(model, "int8")
+    assert isinstance(model.patch_embed.proj, packing.PackedPatches) == is_packed
 
 
 KINDS = {
