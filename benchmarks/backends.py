@@ -2,8 +2,10 @@
 
     python -m benchmarks.backends --rounds 9 --out benchmarks/results/backends-deit-small-cpu.json
 
-All variants and timm's own dense model take turns in every round; quoted are medians over the
-rounds of the ratio to the dense model's time in the same round.
+With `--runtimes`, other runtimes compile each tier for each batch size, in float32 unless they say
+otherwise. With `--threads 1`, a batch has one core, as in the service, which computes several
+beside each other. All variants and timm's own dense model take turns in every round; quoted are
+medians over the rounds of the ratio to the dense model's time in the same round.
 """
 
 import argparse
@@ -11,17 +13,18 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from benchmarks import environment
+from benchmarks import environment, runtimes
+from benchmarks.runtimes import RUNTIMES, Run
 from benchmarks.serving_limits import save_random
 from service import models, tiers, timm_models
+from service.memory import keep_freed_memory
 from service.packing import PackedLinear
 from service.placement import choose
 from service.tiers import TIERS, Tier
@@ -34,7 +37,8 @@ KINDS = {
 }
 DENSE = "dense"
 MATRIX = 2048
-Run = Callable[[Tensor], Tensor]
+ERROR = 1e-3
+"""between logits: more than rounding makes, less than a wrong answer does"""
 
 
 def main() -> int:
@@ -43,14 +47,25 @@ def main() -> int:
     parser.add_argument("--architecture", default="deit_small_patch16_224")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--tiers", nargs="+", choices=TIERS, default=TIERS)
+    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=())
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         runs, macs = load(arguments.architecture, Path(folder), arguments.tiers)
     rows: list[dict[str, Any]] = []
     for batch_size in arguments.batch_sizes:
-        seconds = take_turns(runs, torch.randn(batch_size, 3, 224, 224), arguments.rounds)
+        images = torch.randn(batch_size, 3, 224, 224)
+        compiled = {
+            (name, tier): run
+            for name in arguments.runtimes
+            for tier in arguments.tiers
+            if (run := convert(name, runs["torch", tier], images)) is not None
+        }
+        seconds = take_turns({**runs, **compiled}, images, arguments.rounds)
         for (kind, tier), times in seconds.items():
             ratios = [dense / mine for dense, mine in zip(seconds[DENSE, ""], times, strict=True)]
             rows.append(
@@ -60,7 +75,7 @@ def main() -> int:
                     "batch_size": batch_size,
                     "images_per_s": round(batch_size / statistics.median(times), 2),
                     "speed_up": round(statistics.median(ratios), 3),
-                    "macs_ratio": macs[kind, tier],
+                    "macs_ratio": macs["torch" if kind in RUNTIMES else kind, tier],
                 }
             )
     publish(rows, matrix_gflop_per_s(arguments.rounds), arguments)
@@ -81,6 +96,24 @@ def load(
             runs[kind, tier] = variant.module
             macs[kind, tier] = model.macs_ratio(variant)
     return runs, macs
+
+
+@torch.inference_mode()
+def convert(name: str, module: Run, images: Tensor) -> Run | None:
+    """The same by another runtime; None if that cannot, or gives other answers in float32."""
+    try:
+        run = RUNTIMES[name](cast(nn.Module, module), images)
+        error = float((run(images) - module(images)).abs().max())
+    except (RuntimeError, torch.onnx.OnnxExporterError) as exc:
+        cause: BaseException = exc
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        print(f"{name} cannot convert this: {str(cause).splitlines()[0]}", file=sys.stderr)
+        return None
+    if error > ERROR and name not in runtimes.INEXACT:
+        print(f"{name} gives other answers: logits differ by {error:.1e}", file=sys.stderr)
+        return None
+    return run
 
 
 @torch.inference_mode()
@@ -115,10 +148,10 @@ def publish(
     rows: list[dict[str, Any]], matrix_gflop_per_s: float, arguments: argparse.Namespace
 ) -> None:
     """Table to stdout, JSON to the file."""
-    print(f"{'backend':<17}{'tier':<10}{'batch':>6}{'MACs':>7}{'img/s':>9}{'speed-up':>10}")
+    print(f"{'backend':<18}{'tier':<10}{'batch':>6}{'MACs':>7}{'img/s':>9}{'speed-up':>10}")
     for row in rows:
         print(
-            f"{row['backend']:<17}{row['tier']:<10}{row['batch_size']:>6}{row['macs_ratio']:>7.0%}"
+            f"{row['backend']:<18}{row['tier']:<10}{row['batch_size']:>6}{row['macs_ratio']:>7.0%}"
             f"{row['images_per_s']:>9.1f}{row['speed_up']:>10.2f}"
         )
     print(f"a product of {MATRIX} x {MATRIX} matrices, float32: {matrix_gflop_per_s:.0f} GFLOP/s")

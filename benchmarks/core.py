@@ -3,12 +3,14 @@
     python -m benchmarks.core --model vit_small_patch16_224 --batch-size 8
 
 Times the dense model, the same under torch.compile, and every method at the papers' r = 8, 11, 14,
-17, 20 (scaled to the model's patches and depth, as the service's tiers are). Weights are random,
-from a fixed seed: they do not change the time. All rows take turns, round by round, and the dense
+17, 20 (scaled to the model's patches and depth, as the service's tiers are). With `--graphs`, on a
+GPU, all but what is compiled run as CUDA graphs, as in the service. Weights are random, from a
+fixed seed: they do not change the time. All rows take turns, round by round, and the dense
 model has its turn again before every fifth row, so that a change of the machine's speed hits both
 sides of a ratio alike; a speed-up is the median of the rounds' ratios to the dense model.
-`speed_up_x_macs_ratio` is 1 where all the work that was saved became time. JSON goes to stdout, a
-table and a progress bar to stderr.
+`speed_up_x_macs_ratio` is 1 where all the work that was saved became time, and
+`share_of_matrix_peak` where the model is as fast as one large product of matrices on the same
+machine in the same dtype. JSON goes to stdout, a table and a progress bar to stderr.
 """
 
 import argparse
@@ -25,6 +27,7 @@ from tqdm import tqdm
 
 import rapid_core
 from benchmarks import environment
+from service.graphs import CudaRecorder, Record
 from service.timm_models import timm
 
 PAPER_R = (8, 11, 14, 17, 20)
@@ -35,8 +38,10 @@ BASE_EVERY = 5
 """rows after which the dense model is timed again."""
 COLUMNS = (
     *("name", "r", "images_per_s", "speed_up", "speed_up_over_compiled", "macs_ratio"),
-    *("speed_up_x_macs_ratio", "peak_memory_mib"),
+    *("speed_up_x_macs_ratio", "share_of_matrix_peak", "peak_memory_mib"),
 )
+MATRIX = {"cuda": 8192, "cpu": 2048}
+"""rows and columns of a product that nothing else is faster than"""
 
 
 class Timing(NamedTuple):
@@ -59,6 +64,22 @@ class Candidate(NamedTuple):
     """multiply-adds of one image."""
 
 
+class Replayed(nn.Module):
+    """A module as one CUDA graph, recorded once."""
+
+    def __init__(self, module: nn.Module, record: Record, batch: Tensor) -> None:
+        """Record it for batches like this one (B, 3, S, S)."""
+        super().__init__()
+        with torch.inference_mode():
+            self._recording = record(module, batch.clone())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, K); the next call writes over it."""
+        self._recording.images.copy_(images)
+        self._recording.replay()
+        return self._recording.logits
+
+
 def main() -> None:
     """Print one JSON document."""
     arguments = _parse()
@@ -69,14 +90,21 @@ def main() -> None:
     batch = torch.randn(arguments.batch_size, 3, *S).to(arguments.device, DTYPES[arguments.dtype])
     rows = _dense(model, compiled=arguments.compile)
     rows += _reduced(model, arguments)
+    if arguments.graphs:
+        rows = _as_graphs(rows, batch)
     timings = time_rounds(
         [row.module for row in rows], batch, rounds=arguments.rounds, calls=arguments.calls
     )
     results = summarise(rows, timings, batch)
+    matrix_gflop_per_s = peak_flop_per_s(batch, arguments.rounds) / 1e9
+    for row, figures in zip(rows, results, strict=True):
+        flop_per_s = 2 * row.macs * cast(float, figures["images_per_s"])
+        figures["share_of_matrix_peak"] = round(flop_per_s / matrix_gflop_per_s / 1e9, 3)
     print(table(results, COLUMNS), file=sys.stderr)
     result = {
         **{name: getattr(arguments, name) for name in ("model", "device", "dtype", "batch_size")},
-        **{name: getattr(arguments, name) for name in ("rounds", "calls")},
+        **{name: getattr(arguments, name) for name in ("rounds", "calls", "graphs")},
+        "matrix_gflop_per_s": round(matrix_gflop_per_s, 1),
         "device_name": _device_name(batch.device),
         "rows": results,
         "environment": environment.describe(),
@@ -97,6 +125,7 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--methods", nargs="*", choices=rapid_core.METHODS, metavar="METHOD")
     parser.add_argument("--r", nargs="*", type=int, help="tokens per block, as they are, unscaled")
+    parser.add_argument("--graphs", action="store_true", help="CUDA graphs; needs a GPU")
     parser.add_argument("--no-compile", dest="compile", action="store_false")
     parser.add_argument(
         "--compile-methods", nargs="*", default=[], choices=rapid_core.METHODS, metavar="METHOD",
@@ -138,6 +167,17 @@ def _reduced(model: Any, arguments: argparse.Namespace) -> list[Candidate]:
                 if method in arguments.compile_methods:
                     rows.append(row._replace(name=f"{name}, compiled", module=_compile(module)))
     return rows
+
+
+def _as_graphs(rows: Sequence[Candidate], batch: Tensor) -> list[Candidate]:
+    """The same rows; what is not compiled becomes a CUDA graph."""
+    record = CudaRecorder(batch.device)
+    return [
+        row
+        if isinstance(row.module, torch._dynamo.OptimizedModule)
+        else row._replace(module=Replayed(row.module, record, batch))
+        for row in rows
+    ]
 
 
 def _compile(module: nn.Module) -> nn.Module:
@@ -185,6 +225,16 @@ def _seconds(module: nn.Module, batch: Tensor, calls: int) -> float:
     return (time.perf_counter() - started) / calls
 
 
+@torch.inference_mode()
+def peak_flop_per_s(like: Tensor, rounds: int) -> float:
+    """What a product of two large matrices reaches, on a tensor's device and in its dtype."""
+    size = MATRIX[like.device.type]
+    product = nn.Linear(size, size, bias=False).to(like.device, like.dtype)
+    matrix = torch.randn(size, size).to(like.device, like.dtype)
+    seconds = [_seconds(product, matrix, 10) for _ in range(rounds + 1)]
+    return 2 * size**3 / statistics.median(seconds[1:])
+
+
 def summarise(
     rows: Sequence[Candidate], timings: Sequence[Sequence[Timing]], batch: Tensor
 ) -> list[dict[str, object]]:
@@ -218,8 +268,11 @@ def median_speed(timings: Sequence[Timing], batch_size: int) -> tuple[float, flo
 
 @torch.inference_mode()
 def peak_memory_mib(module: nn.Module, batch: Tensor) -> float | None:
-    """Most memory that is taken during one forward, weights included; None without a GPU."""
-    if batch.device.type != "cuda":
+    """Most memory that is taken during one forward, weights included.
+
+    None without a GPU, and for graphs, which took theirs when they were recorded.
+    """
+    if batch.device.type != "cuda" or isinstance(module, Replayed):
         return None
     torch.cuda.reset_peak_memory_stats(batch.device)
     module(batch)

@@ -24,6 +24,7 @@ from benchmarks.load import EXAMPLES, load_images
 from service import cores, models, placement, ranking, tiers, timm_models
 from service.calibrate import MAX_PIXELS
 from service.images import InputSpec, decode
+from service.memory import keep_freed_memory
 from service.models import ServedModel
 from service.settings import Settings
 from service.tiers import TIERS
@@ -39,6 +40,7 @@ def main() -> int:
     parser.add_argument("model", help="bundled, or a folder")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
+    keep_freed_memory()  # as the service does
     dense = timm_models.load(arguments.model).module
     settings = Settings.from_environment()
     placed = placement.choose("cpu", settings.backend, settings.precision)
