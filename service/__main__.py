@@ -1,10 +1,12 @@
 """The command line: `rapid serve`, or `python -m service`."""
 
 import argparse
+import errno
 import logging
 import math
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -73,6 +75,7 @@ def serve() -> int:
     """Serve until a signal comes; returns the exit status."""
     try:
         settings = Settings.from_environment()
+        check_port(settings.host, settings.port)
         event_log.configure(settings.log_level)
         keep_freed_memory()
         lifecycle = Lifecycle()
@@ -102,6 +105,29 @@ def serve() -> int:
         logging.shutdown()
         os._exit(status)
     return status
+
+
+def check_port(host: str, port: int) -> None:
+    """Find out now, and not after the models have been loaded.
+
+    Raises:
+        SettingsError: nobody can listen there, says the system.
+    """
+    try:
+        addresses = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        for family, kind, protocol, _, address in addresses:
+            with socket.socket(family, kind, protocol) as listener:
+                if os.name == "posix":  # as the server will do it
+                    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(address)
+    except OSError as exc:
+        if exc.errno == errno.EADDRNOTAVAIL:  # perhaps one of several; the server will see
+            return
+        raise SettingsError(
+            f"cannot listen on RAPID_HOST={host} RAPID_PORT={port}: {exc.strerror}"
+        ) from exc
 
 
 def _threads_are_busy() -> bool:

@@ -1,7 +1,9 @@
 """The process as its supervisor sees it: it starts, it drains, it says why it does not start."""
 
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -189,6 +191,30 @@ def test_the_command_line_has_a_version_and_help() -> None:
 
     assert run("--version").strip() == "0.1.0"
     assert "serve" in run("--help")
+
+
+@pytest.mark.parametrize(
+    ("host", "says"), [("127.0.0.1", "in use"), ("no.such.host.invalid", "cannot listen on")]
+)
+def test_where_nobody_can_listen_is_said_before_anything_is_loaded(host: str, says: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [sys.executable, "-m", "service"],
+            env={
+                **os.environ,
+                "RAPID_HOST": host,
+                "RAPID_PORT": port,
+                "RAPID_MODELS": "a=/nowhere",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: cannot listen on")
+    assert says in done.stderr
+    assert f"RAPID_PORT={port}" in done.stderr
 
 
 def test_a_signal_before_all_is_imported_ends_it_too(tiny_model: Path, tmp_path: Path) -> None:
