@@ -30,8 +30,9 @@ from tqdm import tqdm
 
 import rapid_core
 from benchmarks import environment
-from benchmarks.core import Candidate, median_speed, scaled_r, table, time_rounds
+from benchmarks.core import Candidate, scaled_r, table
 from benchmarks.tiers import load_probe
+from benchmarks.timing import median_speed, time_rounds
 from service import timm_models
 from service.calibrate import MAX_PIXELS
 from service.images import InputSpec, decode

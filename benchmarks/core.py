@@ -5,7 +5,8 @@
 Times the dense model, the same under torch.compile, and every method at the papers' r = 8, 11, 14,
 17, 20 (scaled to the model's patches and depth, as the service's tiers are). With `--graphs`, on a
 GPU, all but what is compiled run as CUDA graphs, as in the service. Weights are random, from a
-fixed seed: they do not change the time. All rows take turns, round by round, and the dense
+fixed seed: they do not change the time. With `--unfused`, on a GPU, the methods whose matching has
+fused kernels run without them, too. All rows take turns, round by round, and the dense
 model has its turn again before every fifth row, so that a change of the machine's speed hits both
 sides of a ratio alike; a speed-up is the median of the rounds' ratios to the dense model.
 `speed_up_x_macs_ratio` is 1 where all the work that was saved became time, and
@@ -15,41 +16,36 @@ machine in the same dtype. JSON goes to stdout, a table and a progress bar to st
 
 import argparse
 import json
-import statistics
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import rapid_core
 from benchmarks import environment
-from service.graphs import CudaRecorder, Record
+from benchmarks.timing import (
+    Replayed,
+    Timing,
+    median_speed,
+    peak_flop_per_s,
+    peak_memory_mib,
+    time_rounds,
+)
+from service.graphs import CudaRecorder
 from service.timm_models import timm
 
 PAPER_R = (8, 11, 14, 17, 20)
 PAPER_PATCHES = 196
 PAPER_BLOCKS = 12
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-BASE_EVERY = 5
-"""rows after which the dense model is timed again."""
 COLUMNS = (
     *("name", "r", "images_per_s", "speed_up", "speed_up_over_compiled", "macs_ratio"),
     *("speed_up_x_macs_ratio", "share_of_matrix_peak", "peak_memory_mib"),
 )
-MATRIX = {"cuda": 8192, "cpu": 2048}
-"""rows and columns of a product that nothing else is faster than"""
-
-
-class Timing(NamedTuple):
-    """One measurement, and the base's just before it."""
-
-    own_s: float
-    """seconds for one batch."""
-    base_s: float
+FUSED = ("rapid", "tome", "tofu")
+WAYS = {"prefix_only": "prefix_only", "fused_kernels": "unfused"}
 
 
 class Candidate(NamedTuple):
@@ -62,22 +58,6 @@ class Candidate(NamedTuple):
     """images (B, 3, S, S) -> logits (B, K)."""
     macs: int
     """multiply-adds of one image."""
-
-
-class Replayed(nn.Module):
-    """A module as one CUDA graph, recorded once."""
-
-    def __init__(self, module: nn.Module, record: Record, batch: Tensor) -> None:
-        """Record it for batches like this one (B, 3, S, S)."""
-        super().__init__()
-        with torch.inference_mode():
-            self._recording = record(module, batch.clone())
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, K); the next call writes over it."""
-        self._recording.images.copy_(images)
-        self._recording.replay()
-        return self._recording.logits
 
 
 def main() -> None:
@@ -126,6 +106,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="*", choices=rapid_core.METHODS, metavar="METHOD")
     parser.add_argument("--r", nargs="*", type=int, help="tokens per block, as they are, unscaled")
     parser.add_argument("--graphs", action="store_true", help="CUDA graphs; needs a GPU")
+    parser.add_argument("--unfused", action="store_true", help="without fused kernels, too")
     parser.add_argument("--no-compile", dest="compile", action="store_false")
     parser.add_argument(
         "--compile-methods", nargs="*", default=[], choices=rapid_core.METHODS, metavar="METHOD",
@@ -156,12 +137,15 @@ def _reduced(model: Any, arguments: argparse.Namespace) -> list[Candidate]:
     """Every method and r; RAPID also with a last block for the prefix tokens alone."""
     rows = []
     for method in arguments.methods:
-        for prefix_only in (False, True)[
-            : 1 + (method == "rapid" and model.global_pool == "token")
-        ]:
+        ways: list[dict[str, bool]] = [{}]
+        if method == "rapid" and model.global_pool == "token":
+            ways.append({"prefix_only": True})
+        if method in FUSED and arguments.unfused:
+            ways.append({"fused_kernels": False})
+        for way in ways:
             for r in arguments.r or scaled_r(model):
-                module = rapid_core.patch(model, r=r, method=method, prefix_only=prefix_only)
-                name = f"{method}, prefix_only" if prefix_only else method
+                module = rapid_core.patch(model, r=r, method=method, **way)
+                name = ", ".join([method, *(WAYS[option] for option in way)])
                 row = Candidate(name, r, module, rapid_core.macs(module))
                 rows.append(row)
                 if method in arguments.compile_methods:
@@ -185,54 +169,6 @@ def _compile(module: nn.Module) -> nn.Module:
     torch._dynamo.config.recompile_limit = 1000
     compiled: Any = torch.compile(module, fullgraph=True, dynamic=False)
     return cast(nn.Module, compiled)
-
-
-@torch.inference_mode()
-def time_rounds(
-    modules: Sequence[nn.Module], batch: Tensor, *, rounds: int, calls: int = 1
-) -> list[list[Timing]]:
-    """Time modules in turn, round by round; a round before the first is not counted.
-
-    Args:
-        modules: images -> logits, on the batch's device; the first is the base.
-        batch: (B, 3, S, S).
-        rounds: how often each module is measured.
-        calls: forwards in one measurement, more than 1 where one is too short to be timed.
-
-    Returns:
-        Per module, one timing per round.
-    """
-    timings: list[list[Timing]] = [[] for _ in modules]
-    with tqdm(total=(rounds + 1) * len(modules), desc="timing", unit="run") as progress:
-        for warm in [False] + [True] * rounds:
-            for number, module in enumerate(modules):
-                if number % BASE_EVERY == 0:
-                    base_s = _seconds(modules[0], batch, calls if warm else 1)
-                own_s = base_s if number == 0 else _seconds(module, batch, calls if warm else 1)
-                if warm:
-                    timings[number].append(Timing(own_s, base_s))
-                progress.update()
-    return timings
-
-
-def _seconds(module: nn.Module, batch: Tensor, calls: int) -> float:
-    """Mean time of one forward."""
-    _synchronize(batch.device)
-    started = time.perf_counter()
-    for _ in range(calls):
-        module(batch)
-    _synchronize(batch.device)
-    return (time.perf_counter() - started) / calls
-
-
-@torch.inference_mode()
-def peak_flop_per_s(like: Tensor, rounds: int) -> float:
-    """What a product of two large matrices reaches, on a tensor's device and in its dtype."""
-    size = MATRIX[like.device.type]
-    product = nn.Linear(size, size, bias=False).to(like.device, like.dtype)
-    matrix = torch.randn(size, size).to(like.device, like.dtype)
-    seconds = [_seconds(product, matrix, 10) for _ in range(rounds + 1)]
-    return 2 * size**3 / statistics.median(seconds[1:])
 
 
 def summarise(
@@ -260,26 +196,6 @@ def summarise(
     return results
 
 
-def median_speed(timings: Sequence[Timing], batch_size: int) -> tuple[float, float]:
-    """Images/s, and how many times faster than the base: each the median of the rounds."""
-    images_per_s = batch_size / statistics.median(timing.own_s for timing in timings)
-    return images_per_s, statistics.median(timing.base_s / timing.own_s for timing in timings)
-
-
-@torch.inference_mode()
-def peak_memory_mib(module: nn.Module, batch: Tensor) -> float | None:
-    """Most memory that is taken during one forward, weights included.
-
-    None without a GPU, and for graphs, which took theirs when they were recorded.
-    """
-    if batch.device.type != "cuda" or isinstance(module, Replayed):
-        return None
-    torch.cuda.reset_peak_memory_stats(batch.device)
-    module(batch)
-    torch.cuda.synchronize(batch.device)
-    return round(torch.cuda.max_memory_allocated(batch.device) / 2**20, 1)
-
-
 def table(rows: Sequence[dict[str, object]], columns: Sequence[str]) -> str:
     """Some columns of the rows as aligned text; columns without any value are left out."""
     columns = [name for name in columns if any(row[name] is not None for row in rows)]
@@ -293,11 +209,6 @@ def table(rows: Sequence[dict[str, object]], columns: Sequence[str]) -> str:
         for line in cells
     ]
     return "\n".join(lines)
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _device_name(device: torch.device) -> str:

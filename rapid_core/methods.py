@@ -72,9 +72,7 @@ class Rapid:
     def plan(self, r: Reductions, layout: TokenLayout) -> ReductionPlan:
         num_prune = _num_prune_blocks(self.num_prune_blocks, layout, default=layout.num_blocks // 3)
         prune: Planner = partial(
-            planners.prune_redundant,
-            num_prefix_tokens=layout.num_prefix_tokens,
-            threshold=self.similarity_threshold,
+            planners.prune_redundant, layout=layout, threshold=self.similarity_threshold
         )
         merge: Planner = partial(
             planners.merge_unimportant,
@@ -94,7 +92,7 @@ class ToMe:
     """
 
     def plan(self, r: Reductions, layout: TokenLayout) -> ReductionPlan:
-        merge: Planner = partial(planners.merge_similar, num_prefix_tokens=layout.num_prefix_tokens)
+        merge: Planner = partial(planners.merge_similar, layout=layout)
         return ReductionPlan(parse_r(r, layout.num_blocks), [merge] * layout.num_blocks)
 
 
@@ -110,10 +108,8 @@ class ToFu:
 
     def plan(self, r: Reductions, layout: TokenLayout) -> ReductionPlan:
         num_prune = _num_prune_blocks(self.num_prune_blocks, layout, default=layout.num_blocks // 2)
-        drop: Planner = partial(planners.drop_similar, num_prefix_tokens=layout.num_prefix_tokens)
-        merge: Planner = partial(
-            planners.merge_by_mlerp, num_prefix_tokens=layout.num_prefix_tokens
-        )
+        drop: Planner = partial(planners.drop_similar, layout=layout)
+        merge: Planner = partial(planners.merge_by_mlerp, layout=layout)
         steps = [drop] * num_prune + [merge] * (layout.num_blocks - num_prune)
         return ReductionPlan(parse_r(r, layout.num_blocks), steps)
 

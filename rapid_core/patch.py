@@ -6,6 +6,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from rapid_core import fused
 from rapid_core.attention import size_bias
 from rapid_core.blocks import ReducedBlocks
 from rapid_core.cost import closest_from_below
@@ -28,6 +29,7 @@ def patch(  # noqa: PLR0913 - all but r are named options
     schedule: str = "constant",
     method: str = "rapid",
     prefix_only: bool = False,
+    fused_kernels: bool = True,
     **options: float | None,
 ) -> nn.Module:
     """Give a model a token-reduction schedule.
@@ -51,6 +53,9 @@ def patch(  # noqa: PLR0913 - all but r are named options
         prefix_only: let the last block of a CLS-pooled model compute only the tokens that the head
             reads: the same logits within rounding, for less work. `forward_features` then returns
             the prefix tokens alone.
+        fused_kernels: let "rapid", "tome" and "tofu" match tokens in Triton kernels on a GPU where
+            these work: the same choices within rounding. A GPU is tried here, or in the first
+            forward if the model comes to it later. False: always PyTorch's.
         **options: the method's own; for "rapid": `similarity_threshold` = 0.7, `num_prune_blocks` =
             first third, `importance_weight` = 50.0, `importance_top` = 0.2, `clamp_importance` =
             False.
@@ -70,7 +75,10 @@ def patch(  # noqa: PLR0913 - all but r are named options
         has_class_token=vit.has_class_token,
         grid_size=vit.patch_embed.grid_size,
         is_grid_fixed=not vit.dynamic_img_size,
+        fused_kernels=fused_kernels,
     )
+    if fused_kernels:
+        fused.is_available(next(model.parameters()).device)  # tries a GPU that is new to it
     if schedule == "paper" and method == "rapid":
         options = {"num_prune_blocks": min(PAPER_PRUNE_BLOCKS, layout.num_blocks), **options}
     chosen = create_method(method, options)

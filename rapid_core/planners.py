@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rapid_core import scoring, selection
+from rapid_core import fused, scoring, selection
 from rapid_core.attention import (
     AttentionPass,
     Evidence,
@@ -40,6 +40,8 @@ class TokenLayout(NamedTuple):
     """rows and columns of patches."""
     is_grid_fixed: bool = True
     """False for models that take images of any size."""
+    fused_kernels: bool = True
+    """False: the matching is PyTorch's even where `fused` could do it."""
 
     @property
     def num_tokens(self) -> int:
@@ -47,17 +49,31 @@ class TokenLayout(NamedTuple):
         return self.num_prefix_tokens + math.prod(self.grid_size)
 
 
+class Matching(NamedTuple):
+    """The steps from keys (B, H, N, D) to a plan. Two sets of functions do the same."""
+
+    redundancy: Callable[[Tensor, int, float], tuple[Tensor, Tensor]]
+    """(keys, P, τ) -> redundancy of each source, and its mean similarity: (B, S) and (B, S)."""
+    best_match: Callable[[Tensor, int, Tensor | None, float], tuple[Tensor, Tensor]]
+    """(keys, P, A, λ) -> merge score of each source, and its destination: (B, S) and (B, S)."""
+    plan_prune: Callable[..., PrunePlan]
+    plan_merge: Callable[..., MergePlan]
+
+
 def prune_redundant(
-    seen: Evidence, num_removed: int, *, num_prefix_tokens: int, threshold: float
+    seen: Evidence, num_removed: int, *, layout: TokenLayout, threshold: float
 ) -> PrunePlan:
     """RAPID, stage R: drop the sources that the destinations repeat most (Eq. 1)."""
-    similarities = scoring.similarity(seen.attention.keys, num_prefix_tokens)
-    return selection.plan_prune(
-        scoring.redundancy(similarities, threshold),
-        similarities.mean(dim=-1),
+    matching = _matching(seen, layout)
+    score, mean_similarity = matching.redundancy(
+        seen.attention.keys, layout.num_prefix_tokens, threshold
+    )
+    return matching.plan_prune(
+        score,
+        mean_similarity,
         num_removed=num_removed,
         num_tokens=seen.tokens.x.shape[1],
-        num_prefix_tokens=num_prefix_tokens,
+        num_prefix_tokens=layout.num_prefix_tokens,
     )
 
 
@@ -78,46 +94,27 @@ def merge_unimportant(
         weight: λ.
         clamp_to_top: None for Eq. 2 as printed; a share for λ·max(A - τ_A, 0) with that τ_A.
     """
-    best_similarity, destination = _best_match(seen, layout.num_prefix_tokens)
     importance = _importance(seen.attention, layout)
     if clamp_to_top is not None:
         patches = importance[:, layout.num_prefix_tokens :]
         cutoff = scoring.importance_cutoff(patches, clamp_to_top)
         importance = (importance - cutoff).clamp(min=0)
-    return selection.plan_merge(
-        scoring.merge_score(
-            best_similarity,
-            scoring.sources(importance, layout.num_prefix_tokens),
-            weight,
-        ),
-        destination,
-        num_removed=num_removed,
-        num_tokens=seen.tokens.x.shape[1],
-        num_prefix_tokens=layout.num_prefix_tokens,
-    )
+    return _merge(seen, num_removed, layout, importance, weight)
 
 
-def merge_similar(seen: Evidence, num_removed: int, *, num_prefix_tokens: int) -> MergePlan:
+def merge_similar(seen: Evidence, num_removed: int, *, layout: TokenLayout) -> MergePlan:
     """ToMe: merge the sources that are most similar to their best destination."""
-    best_similarity, destination = _best_match(seen, num_prefix_tokens)
-    return selection.plan_merge(
-        best_similarity,
-        destination,
-        num_removed=num_removed,
-        num_tokens=seen.tokens.x.shape[1],
-        num_prefix_tokens=num_prefix_tokens,
-    )
+    return _merge(seen, num_removed, layout)
 
 
-def drop_similar(seen: Evidence, num_removed: int, *, num_prefix_tokens: int) -> PrunePlan:
+def drop_similar(seen: Evidence, num_removed: int, *, layout: TokenLayout) -> PrunePlan:
     """ToFu, early blocks: what ToMe would merge is dropped."""
-    return PrunePlan(merge_similar(seen, num_removed, num_prefix_tokens=num_prefix_tokens).keep_idx)
+    return PrunePlan(merge_similar(seen, num_removed, layout=layout).keep_idx)
 
 
-def merge_by_mlerp(seen: Evidence, num_removed: int, *, num_prefix_tokens: int) -> MergePlan:
+def merge_by_mlerp(seen: Evidence, num_removed: int, *, layout: TokenLayout) -> MergePlan:
     """ToFu, later blocks: what ToMe would merge is merged by MLERP."""
-    plan = merge_similar(seen, num_removed, num_prefix_tokens=num_prefix_tokens)
-    return plan._replace(rule="mlerp")
+    return merge_similar(seen, num_removed, layout=layout)._replace(rule="mlerp")
 
 
 def drop_redundant_patches(
@@ -194,12 +191,52 @@ def _importance(attention: AttentionPass, layout: TokenLayout) -> Tensor:
     return (cls_attention if layout.has_class_token else attention_received)(attention)
 
 
-def _best_match(seen: Evidence, num_prefix_tokens: int) -> tuple[Tensor, Tensor]:
-    """Each source's highest similarity and whose it is: (B, S) and (B, S), ties to the lowest."""
-    similarities = scoring.similarity(seen.attention.keys, num_prefix_tokens)
+def _merge(
+    seen: Evidence,
+    num_removed: int,
+    layout: TokenLayout,
+    importance: Tensor | None = None,
+    weight: float = 0.0,
+) -> MergePlan:
+    """Merge the sources of the highest score; of importance (B, N) None, the most similar ones."""
+    matching = _matching(seen, layout)
+    score, destination = matching.best_match(
+        seen.attention.keys, layout.num_prefix_tokens, importance, weight
+    )
+    return matching.plan_merge(
+        score,
+        destination,
+        num_removed=num_removed,
+        num_tokens=seen.tokens.x.shape[1],
+        num_prefix_tokens=layout.num_prefix_tokens,
+    )
+
+
+def _redundancy(keys: Tensor, num_prefix_tokens: int, threshold: float) -> tuple[Tensor, Tensor]:
+    similarities = scoring.similarity(keys, num_prefix_tokens)
+    return scoring.redundancy(similarities, threshold), similarities.mean(dim=-1)
+
+
+def _best_match(
+    keys: Tensor, num_prefix_tokens: int, importance: Tensor | None, weight: float
+) -> tuple[Tensor, Tensor]:
+    similarities = scoring.similarity(keys, num_prefix_tokens)
     # argmax promises the first of equal values; max(dim) does not.
     destination = similarities.argmax(dim=-1)
-    return similarities.gather(-1, destination[..., None])[..., 0], destination
+    score = similarities.gather(-1, destination[..., None])[..., 0]
+    if importance is not None:
+        important = scoring.sources(importance, num_prefix_tokens)
+        score = scoring.merge_score(score, important, weight)
+    return score, destination
+
+
+PYTORCH = Matching(_redundancy, _best_match, selection.plan_prune, selection.plan_merge)
+FUSED = Matching(fused.redundancy, fused.best_match, fused.plan_prune, fused.plan_merge)
+
+
+def _matching(seen: Evidence, layout: TokenLayout) -> Matching:
+    """The one place that chooses between the two."""
+    return FUSED if layout.fused_kernels and fused.can_match(seen.attention.keys) else PYTORCH
 
 
 def _first_positions(per_token: Tensor) -> Tensor:

@@ -74,6 +74,7 @@ class ServedModel:
             raise ModelLoadError(f"cannot serve {name!r}: {exc}") from exc
         self._module = placement.place(loaded.module.requires_grad_(requires_grad=False))
         self._dtype = placement.dtype
+        self._fused_kernels = placement.backend == "triton"
         num_patches: int = loaded.module.patch_embed.num_patches
         num_blocks: int = len(loaded.module.blocks)
         self.num_prefix_tokens: int = loaded.module.num_prefix_tokens
@@ -123,6 +124,7 @@ class ServedModel:
             self._module,
             method=method,
             prefix_only=self._module.global_pool == "token",
+            fused_kernels=self._fused_kernels,
             **({"r": r} if r is not None else self._options(tier)),
         )
         schedule = rapid_core.removed_per_block(

@@ -21,7 +21,9 @@ class Placement(NamedTuple):
     """Where and how a model computes."""
 
     device: torch.device
-    backend: Literal["torch", "onednn"] = "torch"
+    backend: Literal["torch", "onednn", "triton"] = "torch"
+    """`torch`: PyTorch by itself; `onednn`: packed weights; `triton`: tokens are matched in fused
+    kernels, where these work."""
     precision: Precision = "float32"
     normalizes: bool = False
     """whether pictures come to the device as bytes, and are normalised there."""
@@ -47,7 +49,7 @@ def choose(device: str, backend: Backend, precision: Precision) -> Placement:
 
     Args:
         device: `auto` takes the GPU where there is one.
-        backend: `auto` takes what is fastest at equal answers.
+        backend: `auto` takes what is fastest at equal answers, `torch` PyTorch by itself.
         precision: of the weights and the products.
 
     Raises:
@@ -59,7 +61,9 @@ def choose(device: str, backend: Backend, precision: Precision) -> Placement:
     if chosen.type == "cuda":
         if backend == "onednn" or precision == "int8":
             raise SettingsError("the backend onednn and the precision int8 are for the CPU")
-        return Placement(chosen, "torch", precision, normalizes=True)
+        return Placement(
+            chosen, "triton" if backend == "auto" else "torch", precision, normalizes=True
+        )
     if precision == "float32" and (backend == "torch" or not packing.is_available()):
         return Placement(chosen)
     if backend == "torch" or precision == "float16":

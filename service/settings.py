@@ -35,7 +35,8 @@ class Settings(BaseSettings):
     )
     backend: Literal["auto", "torch", "onednn"] = Field(
         "auto",
-        description="`torch`; `onednn`: on the CPU, weights laid out once; `auto`: the faster one",
+        description="`torch`: PyTorch by itself; `onednn`: on the CPU, weights laid out once; "
+        "`auto`: what is faster, on a GPU with fused kernels where Triton works",
     )
     precision: Literal["float32", "bfloat16", "float16", "int8"] = Field(
         "float32",

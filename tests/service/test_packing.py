@@ -206,6 +206,11 @@ def test_on_the_cpu_the_faster_library_is_the_default() -> None:
     assert choose("cpu", "auto", "bfloat16").dtype == torch.float32
 
 
+def test_on_a_gpu_the_default_is_fused_kernels_and_torch_is_without() -> None:
+    assert choose("cuda", "auto", "float16").backend == "triton"
+    assert choose("cuda", "torch", "float16").backend == "torch"
+
+
 def test_without_the_library_the_default_still_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "is_available", lambda: False)
     assert choose("cpu", "auto", "float32") == CPU
