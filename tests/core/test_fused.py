@@ -437,13 +437,24 @@ def test_without_a_gpu_it_is_pytorch() -> None:
 
 
 def test_without_triton_it_is_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "triton", None)
+    monkeypatch.setattr(fused, "_kernels", lambda: None)
+    monkeypatch.setattr(fused, "_works", {})
+    monkeypatch.setattr(fused, "INTERPRETED", True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     assert not fused.is_available(CPU)
     assert not fused.is_available(CUDA)
 
 
-def test_the_library_is_imported_without_triton() -> None:
-    code = "import sys; sys.modules['triton'] = None; from rapid_core import fused, patch"
+def test_where_triton_is_missing_nothing_is_missed() -> None:
+    code = "import sys; sys.modules['triton'] = None; from rapid_core import fused, patch; "
+    code += "assert fused._kernels() is None"
+    subprocess.run([sys.executable, "-c", code], cwd=HERE.parents[2], check=True)
+
+
+def test_triton_is_not_imported_for_a_cpu() -> None:
+    code = "import sys, torch; from rapid_core import fused; "
+    code += "fused.is_available(torch.device('cpu')); assert 'triton' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=HERE.parents[2], check=True)
 
 
