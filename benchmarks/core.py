@@ -34,6 +34,7 @@ from benchmarks.timing import (
     time_rounds,
 )
 from service.graphs import CudaRecorder
+from service.memory import keep_freed_memory
 from service.timm_models import timm
 
 PAPER_R = (8, 11, 14, 17, 20)
@@ -63,6 +64,7 @@ class Candidate(NamedTuple):
 def main() -> None:
     """Print one JSON document."""
     arguments = _parse()
+    keep_freed_memory()  # as the service does
     torch.manual_seed(0)
     model = timm.create_model(arguments.model, pretrained=False).eval()
     model.requires_grad_(requires_grad=False).to(arguments.device, DTYPES[arguments.dtype])
