@@ -23,9 +23,9 @@ from tqdm import tqdm
 from benchmarks import environment, runtimes
 from benchmarks.runtimes import RUNTIMES, Run
 from benchmarks.serving_limits import save_random
+from benchmarks.timing import MATRIX, peak_flop_per_s
 from service import models, tiers, timm_models
 from service.memory import keep_freed_memory
-from service.packing import PackedLinear
 from service.placement import choose
 from service.tiers import TIERS, Tier
 
@@ -36,7 +36,6 @@ KINDS = {
     "onednn int8": ("onednn", "int8"),
 }
 DENSE = "dense"
-MATRIX = 2048
 ERROR = 1e-3
 """between logits: more than rounding makes, less than a wrong answer does"""
 
@@ -78,7 +77,8 @@ def main() -> int:
                     "macs_ratio": macs["torch" if kind in RUNTIMES else kind, tier],
                 }
             )
-    publish(rows, matrix_gflop_per_s(arguments.rounds), arguments)
+    peak = peak_flop_per_s(torch.empty(0), arguments.rounds, packed=True)
+    publish(rows, peak / 1e9, arguments)
     return 0
 
 
@@ -131,19 +131,6 @@ def take_turns(
     return seconds
 
 
-@torch.inference_mode()
-def matrix_gflop_per_s(num_rounds: int) -> float:
-    """What the machine reaches on one large product, which nothing here can exceed."""
-    layer = PackedLinear(nn.Linear(MATRIX, MATRIX), "float32", with_gelu=False)
-    rows = torch.randn(MATRIX, MATRIX)
-    seconds = []
-    for _ in range(num_rounds + 1):
-        started = time.perf_counter()
-        layer.product(rows)
-        seconds.append(time.perf_counter() - started)
-    return 2 * MATRIX**3 / statistics.median(seconds[1:]) / 1e9
-
-
 def publish(
     rows: list[dict[str, Any]], matrix_gflop_per_s: float, arguments: argparse.Namespace
 ) -> None:
@@ -154,7 +141,8 @@ def publish(
             f"{row['backend']:<18}{row['tier']:<10}{row['batch_size']:>6}{row['macs_ratio']:>7.0%}"
             f"{row['images_per_s']:>9.1f}{row['speed_up']:>10.2f}"
         )
-    print(f"a product of {MATRIX} x {MATRIX} matrices, float32: {matrix_gflop_per_s:.0f} GFLOP/s")
+    size = MATRIX["cpu"]
+    print(f"a product of {size} x {size} matrices, float32: {matrix_gflop_per_s:.0f} GFLOP/s")
     result = {
         "architecture": arguments.architecture,
         "matrix_gflop_per_s": round(matrix_gflop_per_s, 1),

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from service.graphs import Record
+from service.packing import PackedLinear
 
 BASE_EVERY = 5
 """rows after which the dense model is timed again."""
@@ -69,7 +70,7 @@ def time_rounds(
     return timings
 
 
-def _seconds(module: nn.Module, batch: Tensor, calls: int) -> float:
+def _seconds(module: Callable[[Tensor], Tensor], batch: Tensor, calls: int) -> float:
     """Mean time of one forward."""
     _synchronize(batch.device)
     started = time.perf_counter()
@@ -86,10 +87,17 @@ def median_speed(timings: Sequence[Timing], batch_size: int) -> tuple[float, flo
 
 
 @torch.inference_mode()
-def peak_flop_per_s(like: Tensor, rounds: int) -> float:
-    """What a product of two large matrices reaches, on a tensor's device and in its dtype."""
+def peak_flop_per_s(like: Tensor, rounds: int, *, packed: bool = False) -> float:
+    """What a product of two large matrices reaches, on a tensor's device and in its dtype.
+
+    Args:
+        like: the tensor.
+        rounds: how often it is measured.
+        packed: by the service's own layer, in float32 on the CPU.
+    """
     size = MATRIX[like.device.type]
-    product = nn.Linear(size, size, bias=False).to(like.device, like.dtype)
+    linear = nn.Linear(size, size, bias=False).to(like.device, like.dtype)
+    product = PackedLinear(linear, "float32", with_gelu=False).product if packed else linear
     matrix = torch.randn(size, size).to(like.device, like.dtype)
     seconds = [_seconds(product, matrix, 10) for _ in range(rounds + 1)]
     return 2 * size**3 / statistics.median(seconds[1:])

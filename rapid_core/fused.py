@@ -64,7 +64,7 @@ def is_available(device: torch.device) -> bool:
 def _kernels() -> Any:
     """`rapid_core.kernels`, or None without Triton, as in builds of PyTorch for the CPU.
 
-    Imported when it is first wanted: Triton takes some 80 MiB, for nothing where there is no GPU.
+    Imported when it is first wanted: this library needs no Triton where there is no GPU.
     """
     try:
         return import_module("rapid_core.kernels")

@@ -29,6 +29,7 @@ from rapid_core.attention import AttentionPass, Evidence
 from rapid_core.planners import FUSED, PYTORCH, TokenLayout
 from rapid_core.tokens import Tokens
 
+from .cuda_graph import recorded
 from .tiny import ARCHITECTURES, random_images, tiny_vit
 
 triton = pytest.importorskip("triton")
@@ -563,13 +564,7 @@ def test_gpu_graphs_replay_them(method: str) -> None:
     )
     placed = random_images(model, 4).float().cuda()
     with torch.inference_mode():
-        side = torch.cuda.Stream()
-        with torch.cuda.stream(side):
-            ours(placed)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            logits = ours(placed)
+        graph, logits = recorded(ours, placed)
         for seed in range(3):
             batch = random_images(model, 4, seed=seed).float().cuda()
             placed.copy_(batch)

@@ -6,6 +6,8 @@ import torch
 import rapid_core
 from service.timm_models import timm
 
+from .cuda_graph import recorded
+
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"),
@@ -36,13 +38,7 @@ def test_a_cuda_graph_replays_every_batch(vit: torch.nn.Module, method: str) -> 
     reduced = rapid_core.patch(vit, r=14, method=method)
     placed = torch.randn(4, 3, 224, 224, device="cuda")
     with torch.inference_mode():
-        side = torch.cuda.Stream()
-        with torch.cuda.stream(side):
-            reduced(placed)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            logits = reduced(placed)
+        graph, logits = recorded(reduced, placed)
         for seed in range(3):
             torch.manual_seed(seed)
             batch = torch.randn_like(placed)
