@@ -32,7 +32,7 @@ class BatchPolicy(NamedTuple):
     num_threads: int = 1
     """that they share; a GPU counts as one."""
 
-    def part(self, threads_taken: list[int], num_waiting: int) -> Part | None:
+    def part(self, threads_taken: list[int], num_waiting: int, num_coming: int = 0) -> Part | None:
         """What the next batch gets, or None if nothing is free.
 
         Images that wait are spread over the free streams: one thread per batch loses no time in
@@ -41,12 +41,13 @@ class BatchPolicy(NamedTuple):
         Args:
             threads_taken: threads of each batch that is running.
             num_waiting: images that wait, in all lanes.
+            num_coming: images that will soon, for which streams are left free.
         """
         streams = self.num_streams - len(threads_taken)
         threads = self.num_threads - sum(threads_taken)
         if streams < 1 or threads < 1:
             return None
-        num_batches = max(1, min(streams, threads, num_waiting))
+        num_batches = max(1, min(streams, threads, num_waiting + num_coming))
         each = math.ceil(num_waiting / num_batches)
         threads //= num_batches
         return Part(threads, threads / self.num_threads, min(self.max_batch_size, max(1, each)))
@@ -66,14 +67,14 @@ class BatchPolicy(NamedTuple):
             num_waiting: images in the lane, at least one.
             age_s: how long the oldest of them has waited.
             slack_s: how much longer the most urgent of them can wait and still be in time.
-            company_s: how long it is worth waiting for images that are on their way.
+            company_s: how much longer it is worth waiting for images that are on their way.
             is_draining: nobody else will come.
         """
         if num_waiting >= self.max_batch_size:
             return 0.0, "full"
         if is_draining:
             return 0.0, "drain"
-        rest_s = max(self.max_wait_s, company_s) - age_s
+        rest_s = max(self.max_wait_s - age_s, company_s)
         if rest_s <= 0 and self.max_wait_s == 0:
             return 0.0, "idle"
         return (max(0.0, slack_s), "deadline") if slack_s < rest_s else (max(0.0, rest_s), "wait")

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 LONGEST_SLEEP_S = 0.005
 """while images wait for company: so soon is noticed that none comes any more"""
+TURNAROUND_S = 0.01
+"""within which a client that got its answer sends its next image, if it does so at once"""
 BATCHES_UNTIL_GROWTH = 100
 """that fit, one after the other, until larger ones are tried again after one that did not"""
 
@@ -98,6 +100,7 @@ class Batcher(Generic[K]):
         self._spare: deque[tuple[K, Job]] = deque()
         self._streams: Streams[K] = Streams(hooks.expected_s, clock)
         self._num_fitting = 0
+        self._answered_at = -math.inf
         self._work = asyncio.Event()
         self._numbers = itertools.count()
         self._closed = False
@@ -177,7 +180,7 @@ class Batcher(Generic[K]):
     @property
     def is_busy(self) -> bool:
         """Whether images of clients wait or are being computed."""
-        return self.num_waiting > 0 or self._streams.serve_clients
+        return self.num_waiting > 0 or self._streams.num_images > 0
 
     @property
     def running_s(self) -> float:
@@ -220,11 +223,13 @@ class Batcher(Generic[K]):
 
     async def _fill_stream(self) -> None:
         """One batch after the other; every stream has a loop of its own, and all are alike."""
+        free_since = self._clock()
         while True:
             self._work.clear()
-            batch, wait_s = self._next_batch()
+            batch, wait_s = self._next_batch(free_since)
             if batch is not None:
                 await self._run_batch(batch)
+                free_since = self._clock()
             else:
                 await self._wait_for_work(wait_s)
 
@@ -251,16 +256,18 @@ class Batcher(Generic[K]):
         self._spare.clear()
         _fail([*running, *self._lanes.clear(), *spare], _shutting_down)
 
-    def _next_batch(self) -> tuple[Batch[K] | None, float]:
+    def _next_batch(self, free_since: float) -> tuple[Batch[K] | None, float]:
         """The batch to start now, or None and the seconds until there may be one."""
         now, is_draining = self._clock(), self._is_draining()
         self._lanes.drop_dead(now)
-        part = self._policy.part(self._streams.threads_taken, self.num_waiting)
+        part = self._policy.part(self._streams.threads_taken, self.num_waiting, self._num_coming())
         if part is None:
             return None, math.inf
         self._lanes.put_hopeless_last(now, part)
         chosen = self._lanes.next(
-            now, part, company_comes=self._company_comes(), is_draining=is_draining
+            *(now, part),
+            gathering_s=now - free_since if self._company_comes(now) else None,
+            is_draining=is_draining,
         )
         if chosen is None:
             return (None, math.inf) if is_draining else self._next_spare(now, part)
@@ -269,15 +276,20 @@ class Batcher(Generic[K]):
         jobs = self._lanes.take(chosen.lane, now, part)
         return Batch(chosen.lane, jobs, chosen.reason, now, part), 0.0
 
-    def _company_comes(self) -> bool:
-        """Whether waiting a little gathers images and leaves nothing idle meanwhile.
+    def _company_comes(self, now: float) -> bool:
+        """Whether waiting a little gathers images and leaves little idle meanwhile.
 
         Where batches run beside each other, images are decoded on the same cores; a device that
-        has nothing to do does not wait.
+        has nothing to do does not wait, nor does a stream that has its share of all images that
+        are inside. Clients that were just answered may come back at once.
         """
-        return (
-            self._policy.num_streams > 1 and self._streams.serve_clients and self._num_coming() > 0
-        )
+        num_running = self._streams.num_images
+        if self._policy.num_streams == 1 or num_running == 0:
+            return False
+        num_inside = self.num_waiting + self._num_coming() + num_running
+        share = math.ceil(num_inside / self._policy.num_streams)
+        they_come = self._num_coming() > 0 or now - self._answered_at < TURNAROUND_S
+        return they_come and self.num_waiting < share
 
     def _next_spare(self, now: float, part: Part) -> tuple[Batch[K] | None, float]:
         """The same, for when no client waits; not beside another batch, which it would slow."""
@@ -323,6 +335,7 @@ class Batcher(Generic[K]):
             _fail(batch.jobs, lambda: InferenceError(message))
         else:
             self._grow()
+            self._answered_at = self._clock()
             for job, logits in answered:
                 if not job.answer.done():
                     queue_s = batch.started - job.submitted

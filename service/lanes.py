@@ -121,15 +121,21 @@ class Lanes(Generic[K]):
             heapq.heapify(jobs)
 
     def next(
-        self, now: float, part: Part, *, company_comes: bool, is_draining: bool
+        self, now: float, part: Part, *, gathering_s: float | None, is_draining: bool
     ) -> Next[K] | None:
         """The lane that goes next on a part of the device, or None if nothing waits.
 
         The one with the earliest due time of those whose batch may start now; or, if another one
         waits for company and would be late after that batch, this other one.
+
+        Args:
+            now: on the batcher's clock.
+            part: of the device, which is free.
+            gathering_s: for how long it has been free, if images are on their way; None: none are.
+            is_draining: nobody else will come.
         """
         candidates = [
-            self._candidate(lane, now, part, company_comes, is_draining) for lane in self._jobs
+            self._candidate(lane, now, part, gathering_s, is_draining) for lane in self._jobs
         ]
         if not candidates:
             return None
@@ -207,17 +213,20 @@ class Lanes(Generic[K]):
         return min(len(jobs), self.max_batch_size, part.max_images)
 
     def _candidate(
-        self, lane: K, now: float, part: Part, company_comes: bool, is_draining: bool
+        self, lane: K, now: float, part: Part, gathering_s: float | None, is_draining: bool
     ) -> _Candidate[K]:
         jobs = self._jobs[lane]
         batch_s = self._expected_s(lane, self._batch_size(jobs, part)) / part.share
         slack_s = jobs[0].due - now - batch_s
-        company_s = WORTH_WAITING * batch_s
+        age_s = now - min(job.submitted for job in jobs)
+        company_s = 0.0
+        if gathering_s is not None and slack_s > WORTH_WAITING * batch_s:
+            company_s = WORTH_WAITING * batch_s - min(age_s, gathering_s)
         wait_s, reason = self._policy._replace(max_batch_size=self.max_batch_size).due(
             len(jobs),
-            age_s=now - min(job.submitted for job in jobs),
+            age_s=age_s,
             slack_s=slack_s,
-            company_s=company_s if company_comes and slack_s > company_s else 0.0,
+            company_s=company_s,
             is_draining=is_draining,
         )
         return _Candidate(wait_s, jobs[0].due, slack_s, batch_s, Next(lane, reason, wait_s))

@@ -45,9 +45,9 @@ class Streams(Generic[K]):
         return [batch.part.num_threads for batch in self.running]
 
     @property
-    def serve_clients(self) -> bool:
-        """Whether a client waits for one of them."""
-        return any(not batch.is_spare for batch in self.running)
+    def num_images(self) -> int:
+        """Images of clients in all of them."""
+        return sum(len(batch.jobs) for batch in self.running if not batch.is_spare)
 
     @property
     def oldest(self) -> Batch[K] | None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from service.batch_policy import BatchPolicy, Part
-from service.batching import Batcher, Finished, Hooks
+from service.batching import LONGEST_SLEEP_S, TURNAROUND_S, Batcher, Finished, Hooks
 from service.errors import DeviceStuckError, InferenceError, NotReadyError
 from service.lanes import WORTH_WAITING, Answer
 from tests.service.virtual_time import in_virtual_time, now
@@ -86,6 +86,18 @@ def submit(
 )
 def test_what_the_next_batch_gets(taken: list[int], num_waiting: int, part: Part | None) -> None:
     assert BatchPolicy(8, num_streams=4, num_threads=4).part(taken, num_waiting) == part
+
+
+@pytest.mark.parametrize(
+    ("num_waiting", "num_coming", "part"),
+    [(1, 1, Part(2, 0.5, 1)), (1, 9, Part(1, 0.25, 1)), (2, 1, Part(1, 1 / 3, 1))],
+)
+def test_streams_are_left_free_for_images_that_come(
+    num_waiting: int, num_coming: int, part: Part
+) -> None:
+    threads = 3 if num_waiting == 2 else 4
+    policy = BatchPolicy(8, num_streams=threads, num_threads=threads)
+    assert policy.part([], num_waiting, num_coming) == part
 
 
 @given(
@@ -223,6 +235,36 @@ async def test_it_does_not_wait_if_that_would_make_it_late() -> None:
     async with half_busy(device, lambda: 1) as batcher:
         answer = await submit(batcher, deadline_s=1.1 * ALONE_S)
     assert answer.queue_s <= 0.1 * ALONE_S + 1e-6
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+@in_virtual_time
+async def test_who_is_left_over_waits_a_moment_for_those_who_were_answered(
+    comes_back: bool,
+) -> None:
+    device = Device(2)
+    async with streams(device, 2) as batcher:
+        short, *long = submit(batcher, "short"), *(submit(batcher, "long") for _ in range(3))
+        await asyncio.sleep(ALONE_S / 2)
+        left_over = submit(batcher)
+        await short
+        await asyncio.sleep(TURNAROUND_S / 2)
+        others = [submit(batcher)] if comes_back else []
+        answer, *_ = await asyncio.gather(left_over, *others)
+    await asyncio.gather(*long, return_exceptions=True)
+    assert answer.batch_size == 1 + comes_back
+    assert answer.queue_s - ALONE_S / 2 == pytest.approx(TURNAROUND_S, abs=LONGEST_SLEEP_S)
+
+
+@in_virtual_time
+async def test_a_stream_waits_for_its_share_only() -> None:
+    device = Device(2)
+    async with half_busy(device, lambda: 3) as batcher:
+        # One is computed, four wait, three come: four for each stream.
+        others = [submit(batcher) for _ in range(4)]
+        answers = await asyncio.gather(*others)
+    assert [size for _, size, _ in device.batches] == [4]
+    assert max(answer.queue_s for answer in answers) == pytest.approx(0.0, abs=1e-6)
 
 
 @in_virtual_time
