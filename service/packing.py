@@ -7,7 +7,7 @@ depends on who shares the batch; patches are then embedded in bfloat16. All else
 Source: docs/decisions/0009.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, Literal
 
 import torch
@@ -22,6 +22,8 @@ SMALLEST = 1e-12
 """of a row of zeros"""
 MOST_ROWS = 320
 """of one product; the tokens of one image usually fit"""
+WHOLE_IMAGES = 8
+"""so many whole images, not reduced, are one product"""
 ROW_STEP = 8
 
 
@@ -31,17 +33,26 @@ class PackedLinear(nn.Linear):
     It knows the shape of its weight, for who counts, but keeps no second copy of it.
     """
 
-    def __init__(self, linear: nn.Linear, precision: Precision, *, with_gelu: bool) -> None:
+    def __init__(
+        self,
+        linear: nn.Linear,
+        precision: Precision,
+        *,
+        with_gelu: bool = False,
+        at_once: Container[int] = (),
+    ) -> None:
         """Take over a layer.
 
         Args:
             linear: the layer, float32, on the CPU.
             precision: to compute in.
             with_gelu: apply the exact GELU to the result.
+            at_once: numbers of rows that are one product, see `in_pieces`.
         """
         super().__init__(linear.in_features, linear.out_features, device="meta")
         self.bias = linear.bias
         self._with_gelu = with_gelu
+        self._at_once = at_once
         weight = linear.weight.detach()
         if precision == "int8":
             self._scales = weight.abs().amax(dim=1).clamp(min=SMALLEST) / INT8_MAX
@@ -56,7 +67,7 @@ class PackedLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (..., C_in) -> (..., C_out), float32."""
-        return in_pieces(x, self.product, self.out_features)
+        return in_pieces(x, self.product, self.out_features, self._at_once)
 
     def product(self, rows: Tensor, into: Tensor | None = None) -> Tensor:
         """Rows (M, C_in) -> (M, C_out), all at once; in bfloat16 if that is the precision.
@@ -103,15 +114,16 @@ class PackedLinear(nn.Linear):
 class PackedMlp(nn.Module):
     """Both layers of a ViT's MLP; what lies between them stays in the cache."""
 
-    def __init__(self, fc1: PackedLinear, fc2: PackedLinear) -> None:
+    def __init__(self, fc1: PackedLinear, fc2: PackedLinear, at_once: Container[int] = ()) -> None:
         """Compute `fc2(fc1(x))`; the activation belongs to `fc1`."""
         super().__init__()
         self.fc1 = fc1
         self.fc2 = fc2
+        self._at_once = at_once
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, N, C) -> (B, N, C), float32."""
-        return in_pieces(x, self._product, self.fc2.out_features)
+        return in_pieces(x, self._product, self.fc2.out_features, self._at_once)
 
     def _product(self, rows: Tensor, into: Tensor | None) -> Tensor:
         return self.fc2.product(self.fc1.product(rows), into)
@@ -128,7 +140,7 @@ class PackedPatches(nn.Module):
         num_outputs, num_inputs = weights["weight"].shape
         linear = nn.Linear(num_inputs, num_outputs, bias="bias" in weights, device="meta")
         linear.load_state_dict(weights, assign=True)
-        self.linear = PackedLinear(linear, precision, with_gelu=False)
+        self.linear = PackedLinear(linear, precision)
         self._size = convolution.kernel_size
 
     def forward(self, images: Tensor) -> Tensor:
@@ -145,16 +157,26 @@ Product = Callable[[Tensor, Tensor | None], Tensor]
 """(rows (M, C_in), where the first of their results go) -> these, or all, (M, C_out)."""
 
 
-def in_pieces(x: Tensor, product: Product, num_outputs: int) -> Tensor:
+def in_pieces(
+    x: Tensor, product: Product, num_outputs: int, at_once: Container[int] = ()
+) -> Tensor:
     """Apply a product to some hundred rows at a time: (..., C_in) -> (..., C_out), float32.
 
     For each number of rows that it meets, the library compiles code, about a megabyte for every
     layer, and never drops it. Every reduction in every batch size has its own numbers of tokens:
     that would become gigabytes, and each first time takes some milliseconds. So it meets few
     numbers: multiples of `ROW_STEP` up to `MOST_ROWS`; rows of zeros fill the last piece.
+
+    Args:
+        x: (..., C_in).
+        product: to apply.
+        num_outputs: C_out.
+        at_once: a few numbers of rows, frequent ones, that are one piece.
     """
     rows = x.flatten(end_dim=-2)
     num_rows = len(rows)
+    if num_rows in at_once:
+        return product(rows, None).to(x.dtype).view(*x.shape[:-1], num_outputs)
     size = _round_up(-(-num_rows // -(-num_rows // MOST_ROWS)))
     if num_rows <= size:
         found = product(_filled_up(rows), None)[:num_rows].to(x.dtype)
@@ -186,16 +208,18 @@ def pack(model: Any, precision: Precision) -> None:
     if precision != "float32" and _is_of_patches(getattr(model.patch_embed, "proj", None)):
         model.patch_embed.proj = PackedPatches(model.patch_embed.proj, "bfloat16")
     blocks = list(model.blocks)
+    num_tokens = model.patch_embed.num_patches + model.num_prefix_tokens
+    at_once = range(num_tokens, WHOLE_IMAGES * num_tokens + 1, num_tokens)
     for block in blocks:
         if _is_plain_mlp(block.mlp):
             fc1 = PackedLinear(block.mlp.fc1, precision, with_gelu=True)
-            block.mlp = PackedMlp(fc1, PackedLinear(block.mlp.fc2, precision, with_gelu=False))
+            block.mlp = PackedMlp(fc1, PackedLinear(block.mlp.fc2, precision), at_once)
         is_last = block is blocks[-1]
         for parent in list(block.modules()):
             for name, layer in list(parent.named_children()):
                 # The last block computes queries for the prefix tokens only, from part of a weight.
                 if type(layer) is nn.Linear and not (is_last and name == "qkv"):
-                    setattr(parent, name, PackedLinear(layer, precision, with_gelu=False))
+                    setattr(parent, name, PackedLinear(layer, precision, at_once=at_once))
 
 
 def _is_plain_mlp(mlp: Any) -> bool:

@@ -64,6 +64,35 @@ def test_rows_go_in_pieces_and_come_back_in_order(num_rows: int) -> None:
     assert sum(map(len, seen)) < num_rows + packing.ROW_STEP * len(seen)
 
 
+def test_frequent_numbers_of_rows_go_in_one_piece() -> None:
+    seen = []
+
+    def product(rows: Tensor, _into: Tensor | None) -> Tensor:
+        seen.append(len(rows))
+        return 2 * rows
+
+    x = torch.randn(5, 197, 3)
+    assert torch.equal(packing.in_pieces(x, product, 3, at_once=range(197, 1577, 197)), 2 * x)
+    assert seen == [985]
+
+
+def test_images_that_are_not_reduced_are_one_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = timm.create_model("vit_tiny_patch16_224", img_size=224, depth=2).eval()
+    packing.pack(model, "float32")
+    plain, seen = PackedLinear.product, []
+
+    def product(self: PackedLinear, rows: Tensor, into: Tensor | None = None) -> Tensor:
+        seen.append(len(rows))
+        return plain(self, rows, into)
+
+    monkeypatch.setattr(PackedLinear, "product", product)
+    with torch.inference_mode():
+        for num_images in (1, packing.WHOLE_IMAGES):
+            model(torch.zeros(num_images, 3, 224, 224))
+            assert set(seen) == {num_images * 197}
+            seen.clear()
+
+
 def test_the_library_meets_few_numbers_of_rows() -> None:
     numbers = set()
 
