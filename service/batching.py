@@ -260,13 +260,14 @@ class Batcher(Generic[K]):
         """The batch to start now, or None and the seconds until there may be one."""
         now, is_draining = self._clock(), self._is_draining()
         self._lanes.drop_dead(now)
-        part = self._policy.part(self._streams.threads_taken, self.num_waiting, self._num_coming())
+        num_coming = self._num_coming()
+        part = self._policy.part(self._streams.threads_taken, self.num_waiting, num_coming)
         if part is None:
             return None, math.inf
         self._lanes.put_hopeless_last(now, part)
         chosen = self._lanes.next(
             *(now, part),
-            gathering_s=now - free_since if self._company_comes(now) else None,
+            gathering_s=now - free_since if self._company_comes(now, num_coming) else None,
             is_draining=is_draining,
         )
         if chosen is None:
@@ -276,7 +277,7 @@ class Batcher(Generic[K]):
         jobs = self._lanes.take(chosen.lane, now, part)
         return Batch(chosen.lane, jobs, chosen.reason, now, part), 0.0
 
-    def _company_comes(self, now: float) -> bool:
+    def _company_comes(self, now: float, num_coming: int) -> bool:
         """Whether waiting a little gathers images and leaves little idle meanwhile.
 
         Where batches run beside each other, images are decoded on the same cores; a device that
@@ -286,9 +287,9 @@ class Batcher(Generic[K]):
         num_running = self._streams.num_images
         if self._policy.num_streams == 1 or num_running == 0:
             return False
-        num_inside = self.num_waiting + self._num_coming() + num_running
+        num_inside = self.num_waiting + num_coming + num_running
         share = math.ceil(num_inside / self._policy.num_streams)
-        they_come = self._num_coming() > 0 or now - self._answered_at < TURNAROUND_S
+        they_come = num_coming > 0 or now - self._answered_at < TURNAROUND_S
         return they_come and self.num_waiting < share
 
     def _next_spare(self, now: float, part: Part) -> tuple[Batch[K] | None, float]:

@@ -220,8 +220,8 @@ class Lanes(Generic[K]):
         slack_s = jobs[0].due - now - batch_s
         age_s = now - min(job.submitted for job in jobs)
         company_s = 0.0
-        if gathering_s is not None and slack_s > WORTH_WAITING * batch_s:
-            company_s = WORTH_WAITING * batch_s - min(age_s, gathering_s)
+        if gathering_s is not None and slack_s > (worth_s := WORTH_WAITING * batch_s):
+            company_s = worth_s - min(age_s, gathering_s)
         wait_s, reason = self._policy._replace(max_batch_size=self.max_batch_size).due(
             len(jobs),
             age_s=age_s,

@@ -89,14 +89,17 @@ def test_what_the_next_batch_gets(taken: list[int], num_waiting: int, part: Part
 
 
 @pytest.mark.parametrize(
-    ("num_waiting", "num_coming", "part"),
-    [(1, 1, Part(2, 0.5, 1)), (1, 9, Part(1, 0.25, 1)), (2, 1, Part(1, 1 / 3, 1))],
+    ("num_streams", "num_waiting", "num_coming", "part"),
+    [
+        (4, 1, 1, Part(2, 0.5, 1)),
+        (4, 1, 9, Part(1, 0.25, 1)),
+        (3, 2, 1, Part(1, 1 / 3, 1)),
+    ],
 )
 def test_streams_are_left_free_for_images_that_come(
-    num_waiting: int, num_coming: int, part: Part
+    num_streams: int, num_waiting: int, num_coming: int, part: Part
 ) -> None:
-    threads = 3 if num_waiting == 2 else 4
-    policy = BatchPolicy(8, num_streams=threads, num_threads=threads)
+    policy = BatchPolicy(8, num_streams=num_streams, num_threads=num_streams)
     assert policy.part([], num_waiting, num_coming) == part
 
 
