@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import httpx
 
-READY_WITHIN_S = 120
+READY_WITHIN_S = 300
 
 
 class Running(NamedTuple):

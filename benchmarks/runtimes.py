@@ -1,7 +1,7 @@
 """Other runtimes for the same module: each compiles it for one variant and one batch size.
 
-They are no dependency of the project; `pip install openvino onnxruntime onnx onnxscript` brings
-them, and `torch.compile` needs a C++ compiler.
+OpenVINO comes with the extra `bench`; `pip install onnxruntime onnx onnxscript` brings the others,
+and `torch.compile` needs a C++ compiler.
 """
 
 import tempfile
@@ -12,6 +12,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+
+from service.openvino_graphs import Compiler
 
 Run = Callable[[Tensor], Tensor]
 Compile = Callable[[nn.Module, Tensor], Run]
@@ -30,18 +32,7 @@ def by_inductor(module: nn.Module, images: Tensor) -> Run:
 
 def by_openvino(module: nn.Module, images: Tensor) -> Run:
     """OpenVINO, in float32, for the shortest time of one batch."""
-    openvino: Any = import_module("openvino")
-    converted = openvino.convert_model(torch.export.export(module, (images,)))
-    compiled = openvino.Core().compile_model(
-        converted,
-        "CPU",
-        {
-            "INFERENCE_PRECISION_HINT": "f32",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "NUM_STREAMS": 1,
-        },
-    )
-    return lambda images: torch.from_numpy(compiled([images.numpy()])[0])
+    return Compiler(num_threads=torch.get_num_threads(), num_streams=1)(module, images)
 
 
 def by_onnxruntime(module: nn.Module, images: Tensor) -> Run:

@@ -8,20 +8,24 @@ from service.tiers import TIERS
 T = TypeVar("T")
 
 OURS = "rapid-vit"
+OPENVINO = "rapid-vit openvino"
 INT8 = "rapid-vit int8"
+COMPARED = ("exact", "balanced", "turbo", "extreme")
+"""tiers that all loads are measured for"""
+BY_OPENVINO = {"RAPID_BACKEND": "openvino", "RAPID_WARMUP_TIERS": ",".join(COMPARED)}
 SERVICES: dict[str, dict[str, str]] = {
     OURS: {},
+    OPENVINO: BY_OPENVINO,
     INT8: {"RAPID_PRECISION": "int8"},
-    "rapid-vit int8, torch resize": {"RAPID_PRECISION": "int8", "RAPID_RESIZE": "torch"},
     "rapid-vit, torch resize": {"RAPID_RESIZE": "torch"},
+    "rapid-vit openvino, torch resize": {**BY_OPENVINO, "RAPID_RESIZE": "torch"},
+    "rapid-vit int8, torch resize": {"RAPID_PRECISION": "int8", "RAPID_RESIZE": "torch"},
 }
-"""this service by default, and with settings that give other answers, so never by default"""
+"""this service by default, and with settings that cost memory, or answers that differ"""
 VARIANTS = tuple(name for name in SERVICES if name != OURS)
 DENSE = "dense"
 """what the peers run: the unreduced model"""
 MIXED = "six tiers mixed"
-COMPARED = ("exact", "balanced", "turbo", "extreme")
-"""tiers that all loads are measured for"""
 OPEN = ("exact", "balanced")
 """tiers that open loops are measured for"""
 FRACTIONS = (0.5, 0.8, 1.5)

@@ -22,7 +22,7 @@ from service.brownout import Brownout
 from service.calls import PHASES, UNKNOWN
 from service.classify import Service
 from service.decoding import Decoder
-from service.engine import MEMORY_KINDS, Engine
+from service.engine import MEMORY_KINDS, Engine, share_out
 from service.errors import ModelLoadError
 from service.forecast import Forecast
 from service.lifecycle import Lifecycle, Phase
@@ -61,12 +61,11 @@ def create_app(
         SettingsError: the API keys cannot be read, or the device cannot compute so.
     """
     placement = choose(settings.device, settings.backend, settings.precision)
-    engine = Engine(
-        placement,
-        num_threads=settings.num_threads,
-        num_streams=settings.num_streams,
-        graphs=graphs.of_device(placement.device, max_bytes=settings.graph_memory_mib * MEBIBYTE),
+    threads = share_out(placement, settings.num_threads, settings.num_streams)._asdict()
+    prepared = graphs.of_placement(
+        placement, **threads, max_bytes=settings.graph_memory_mib * MEBIBYTE
     )
+    engine = Engine(placement, **threads, graphs=prepared)
     metrics = Metrics(CollectorRegistry())
     metrics.build_info.labels(
         version("rapid-vit"),

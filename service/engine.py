@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import monotonic
-from typing import Literal, TypeVar, get_args
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 import psutil
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from service import cores, pixels
 from service.errors import DeviceStuckError, OutOfDeviceMemoryError, SettingsError
-from service.graphs import Graphs, eagerly
+from service.graphs import BatchGraphs, eagerly
 from service.models import Variant
 from service.placement import Placement
 
@@ -24,6 +24,14 @@ MEMORY_KINDS: tuple[MemoryKind, ...] = get_args(MemoryKind)
 MAX_STREAMS = 4
 """by default: Python itself runs one thread at a time, and more would wait for each other there"""
 logger = logging.getLogger(__name__)
+
+
+class Threads(NamedTuple):
+    """What the batches of a device share."""
+
+    num_threads: int
+    num_streams: int
+    """batches that may run at a time"""
 
 
 class Engine:
@@ -40,30 +48,22 @@ class Engine:
         *,
         num_threads: int,
         num_streams: int = 1,
-        graphs: Graphs | None = None,
+        graphs: BatchGraphs | None = None,
     ) -> None:
         """Start the worker threads.
 
         Args:
             placement: where the models are, and how they compute.
-            num_threads: threads that all batches together may use on the CPU; 0: torch's choice,
-                but not more than there are cores for this process.
-            num_streams: batches that may run at a time; 0: on the CPU one per thread, at most
-                `MAX_STREAMS`, and on a GPU one.
-            graphs: what records the work of a batch, where that is possible.
+            num_threads: as `share_out` takes it.
+            num_streams: likewise.
+            graphs: what prepares for batches, where that is possible.
 
         Raises:
             SettingsError: so many streams are not possible.
         """
         self.placement = placement
         self.device = placement.device
-        self.num_threads = _num_threads(placement, num_threads)
-        self.num_streams = num_streams or min(self.num_threads, MAX_STREAMS)
-        if self.num_streams > self.num_threads:
-            raise SettingsError(
-                f"RAPID_NUM_STREAMS = {num_streams} is more than there are threads to compute "
-                f"with; allowed are 0 ... {self.num_threads}"
-            )
+        self.num_threads, self.num_streams = share_out(placement, num_threads, num_streams)
         self._graphs = graphs
         self._workers = ThreadPoolExecutor(self.num_streams, thread_name_prefix="device")
 
@@ -91,7 +91,7 @@ class Engine:
     async def capture(
         self, variants: Sequence[Variant], input_size: Sequence[int], max_batch_size: int
     ) -> None:
-        """Record graphs of some variants, if there are any here, before there are batches."""
+        """Prepare for batches of some variants, where that is possible, before there are any."""
         if self._graphs is not None:
             await self.run(partial(self._graphs.capture, variants, input_size, max_batch_size))
 
@@ -166,8 +166,25 @@ def _first_line(exc: Exception) -> str:
     return str(exc).partition("\n")[0]
 
 
-def _num_threads(placement: Placement, wanted: int) -> int:
-    """Threads that compute; a GPU counts as one."""
+def share_out(placement: Placement, num_threads: int, num_streams: int) -> Threads:
+    """What there is to compute with.
+
+    Args:
+        placement: where the models are; a GPU counts as one thread.
+        num_threads: threads that all batches together may use on the CPU; 0: torch's choice, but
+            not more than there are cores for this process.
+        num_streams: batches that may run at a time; 0: on the CPU one per thread, at most
+            `MAX_STREAMS`, and on a GPU one.
+
+    Raises:
+        SettingsError: so many streams are not possible.
+    """
     if placement.device.type == "cuda":
-        return 1
-    return wanted or min(torch.get_num_threads(), cores.count())
+        num_threads = 1
+    num_threads = num_threads or min(torch.get_num_threads(), cores.count())
+    if num_streams > num_threads:
+        raise SettingsError(
+            f"RAPID_NUM_STREAMS = {num_streams} is more than there are threads to compute "
+            f"with; allowed are 0 ... {num_threads}"
+        )
+    return Threads(num_threads, num_streams or min(num_threads, MAX_STREAMS))

@@ -1,4 +1,4 @@
-"""CUDA graphs: the work of a batch, recorded once and then started by the host in one call.
+"""Batches that were prepared for, above all by CUDA graphs: work that is recorded once.
 
 Launching some hundred small kernels one by one takes the host longer than a GPU needs for a few
 images. A graph is of one variant and one batch size, so a batch goes into the smallest one with
@@ -9,17 +9,40 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import Any, NamedTuple
+from importlib import import_module
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from service.models import Variant
+from service.placement import Placement
 
 logger = logging.getLogger(__name__)
 
 NUM_WARM_UPS = 3
 """runs before a recording, in which libraries choose kernels and allocate what they keep"""
+
+
+class BatchGraphs(Protocol):
+    """What computes batches, and may prepare for some of them first."""
+
+    def capture(
+        self, variants: Sequence[Variant], input_size: Sequence[int], max_batch_size: int
+    ) -> None:
+        """Prepare for some variants, before there are batches.
+
+        Args:
+            variants: of a model on the device.
+            input_size: channels, height and width of an image.
+            max_batch_size: most images in a batch.
+        """
+
+    def run(self, variant: Variant, images: Tensor) -> Tensor:
+        """Logits (B, K) of images (B, 3, H, W), which are on the device, in the variant's dtype.
+
+        For a batch that nothing was prepared for as well.
+        """
 
 
 class Recording(NamedTuple):
@@ -177,8 +200,25 @@ def eagerly(variant: Variant, images: Tensor) -> Tensor:
     return logits
 
 
-def of_device(device: torch.device, *, max_bytes: int) -> Graphs | None:
-    """What records on a device; None if it is no GPU, or no memory may be taken for it."""
-    if device.type != "cuda" or max_bytes == 0:
+def of_placement(
+    placement: Placement, *, num_threads: int, num_streams: int, max_bytes: int
+) -> BatchGraphs | None:
+    """What prepares for batches there; None if nothing does, or no memory may be taken for it.
+
+    Args:
+        placement: where the models are, and how they compute.
+        num_threads: that all batches together may use on the CPU.
+        num_streams: batches that may run at a time.
+        max_bytes: of memory, for all graphs.
+    """
+    if max_bytes == 0:
         return None
-    return Graphs(CudaRecorder(device), device, max_bytes=max_bytes)
+    if placement.backend == "openvino":
+        door = import_module("service.openvino_graphs")
+        made = door.full_batches(
+            num_threads=num_threads, num_streams=num_streams, max_bytes=max_bytes
+        )
+        return cast(BatchGraphs, made)
+    if placement.device.type == "cuda":
+        return Graphs(CudaRecorder(placement.device), placement.device, max_bytes=max_bytes)
+    return None

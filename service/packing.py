@@ -7,6 +7,7 @@ depends on who shares the batch; patches are then embedded in bfloat16. All else
 Source: docs/decisions/0009.
 """
 
+import copy
 from collections.abc import Callable, Container
 from typing import Any, Literal
 
@@ -64,6 +65,13 @@ class PackedLinear(nn.Linear):
             self._packed = ONE_DNN._reorder_linear_weight(weight.to(self._dtype).contiguous())
             self._packed_bias = None if self.bias is None else self.bias.detach().to(self._dtype)
         self._precision = precision
+
+    def unpacked(self) -> nn.Module:
+        """The same in PyTorch's own layers, with weights of their own; for float32."""
+        linear = nn.Linear(self.in_features, self.out_features, device="meta")
+        linear.weight = nn.Parameter(self._packed.to_dense(), requires_grad=False)
+        linear.bias = self.bias
+        return nn.Sequential(linear, nn.GELU()) if self._with_gelu else linear
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (..., C_in) -> (..., C_out), float32."""
@@ -220,6 +228,18 @@ def pack(model: Any, precision: Precision) -> None:
                 # The last block computes queries for the prefix tokens only, from part of a weight.
                 if type(layer) is nn.Linear and not (is_last and name == "qkv"):
                     setattr(parent, name, PackedLinear(layer, precision, at_once=at_once))
+
+
+def unpacked(module: nn.Module) -> nn.Module:
+    """A copy of a module, with PyTorch's own layers in place of those of `pack`; float32."""
+    layers = list(module.modules())
+    plain = {id(layer): layer.unpacked() for layer in layers if isinstance(layer, PackedLinear)}
+    mlps = {
+        id(layer): nn.Sequential(plain[id(layer.fc1)], plain[id(layer.fc2)])
+        for layer in layers
+        if isinstance(layer, PackedMlp)
+    }
+    return copy.deepcopy(module, plain | mlps)  # whose keys count as copied already
 
 
 def _is_plain_mlp(mlp: Any) -> bool:

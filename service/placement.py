@@ -1,5 +1,6 @@
 """Where a model computes, and how: device, library, precision."""
 
+from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -7,7 +8,7 @@ import torch
 from service import packing
 from service.errors import SettingsError
 
-Backend = Literal["auto", "torch", "onednn"]
+Backend = Literal["auto", "torch", "onednn", "openvino"]
 Precision = Literal["float32", "bfloat16", "float16", "int8"]
 
 OF_THE_GPU = {
@@ -21,9 +22,9 @@ class Placement(NamedTuple):
     """Where and how a model computes."""
 
     device: torch.device
-    backend: Literal["torch", "onednn", "triton"] = "torch"
-    """`torch`: PyTorch by itself; `onednn`: packed weights; `triton`: tokens are matched in fused
-    kernels, where these work."""
+    backend: Literal["torch", "onednn", "openvino", "triton"] = "torch"
+    """`torch`: PyTorch by itself; `onednn`: packed weights; `openvino`: these, and full batches by
+    OpenVINO; `triton`: tokens are matched in fused kernels, where these work."""
     precision: Precision = "float32"
     normalizes: bool = False
     """whether pictures come to the device as bytes, and are normalised there."""
@@ -35,7 +36,7 @@ class Placement(NamedTuple):
 
     def place(self, module: Any) -> Any:
         """Move a timm `VisionTransformer` there; it may be changed in place."""
-        if self.backend == "onednn":
+        if self.backend in ("onednn", "openvino"):
             packing.pack(module, packing_precision(self.precision))
         return module.to(self.device, self.dtype) if self.device.type == "cuda" else module
 
@@ -49,7 +50,8 @@ def choose(device: str, backend: Backend, precision: Precision) -> Placement:
 
     Args:
         device: `auto` takes the GPU where there is one.
-        backend: `auto` takes what is fastest at equal answers, `torch` PyTorch by itself.
+        backend: `auto` takes what is fastest at equal answers over one copy of the weights, `torch`
+            PyTorch by itself.
         precision: of the weights and the products.
 
     Raises:
@@ -59,11 +61,16 @@ def choose(device: str, backend: Backend, precision: Precision) -> Placement:
         device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     )
     if chosen.type == "cuda":
-        if backend == "onednn" or precision == "int8":
-            raise SettingsError("the backend onednn and the precision int8 are for the CPU")
+        if backend in ("onednn", "openvino") or precision == "int8":
+            raise SettingsError(
+                "the backends onednn and openvino and the precision int8 are for the CPU"
+            )
         return Placement(
             chosen, "triton" if backend == "auto" else "torch", precision, normalizes=True
         )
+    if backend == "openvino":
+        _check_openvino(precision)
+        return Placement(chosen, backend)
     if precision == "float32" and (backend == "torch" or not packing.is_available()):
         return Placement(chosen)
     if backend == "torch" or precision == "float16":
@@ -74,6 +81,19 @@ def choose(device: str, backend: Backend, precision: Precision) -> Placement:
     if not packing.is_available():
         raise SettingsError("this build of PyTorch has no oneDNN, which bfloat16 and int8 need")
     return Placement(chosen, "onednn", precision)
+
+
+def _check_openvino(precision: Precision) -> None:
+    if precision != "float32":
+        raise SettingsError(
+            f"the backend openvino does not compute in {precision}; allowed is float32"
+        )
+    if find_spec("openvino") is None:
+        raise SettingsError(
+            "the backend openvino needs the package openvino: pip install 'rapid-vit[openvino]'"
+        )
+    if not packing.is_available():
+        raise SettingsError("this build of PyTorch has no oneDNN, which openvino is used beside")
 
 
 def packing_precision(precision: Precision) -> packing.Precision:

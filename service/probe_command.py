@@ -11,8 +11,8 @@ from typing import NamedTuple
 from torch import Tensor
 from tqdm import tqdm
 
-from service import models, probe_set, tiers, timm_models
-from service.engine import Engine
+from service import graphs, models, probe_set, tiers, timm_models
+from service.engine import Engine, share_out
 from service.errors import ImageRejectedError, ModelLoadError, TooLargeError
 from service.images import InputSpec, decode
 from service.measured import Measured, Share
@@ -25,6 +25,8 @@ from service.schemas import BaselineTier, ProbeBaseline
 from service.tiers import Tier
 
 MAX_PIXELS = 50_000_000
+GRAPH_BYTES = 2**31
+"""of memory, for graphs of what is measured"""
 
 
 class Wanted(NamedTuple):
@@ -72,7 +74,9 @@ def probe(wanted: Wanted) -> tuple[list[Row], Path, ServedModel]:
         raise ModelLoadError(f"{wanted.model!r} has no pictures beside it; name some with --data")
     model = models.load(wanted.model, placement, wanted.resize)
     pictures = probe_set.read(folder, model.labels, max_pictures=wanted.max_images).pictures
-    engine = Engine(placement, num_threads=0)
+    threads = share_out(placement, 0, 1)._asdict()
+    prepared = graphs.of_placement(placement, **threads, max_bytes=GRAPH_BYTES)
+    engine = Engine(placement, **threads, graphs=prepared)
     measured = asyncio.run(_measure(model, engine, pictures, wanted))
     engine.close()
     return [_row(model, tier, counts) for tier, counts in measured.items()], folder, model
@@ -129,6 +133,8 @@ async def _measure(
     model: ServedModel, engine: Engine, pictures: Sequence[Picture], wanted: Wanted
 ) -> Mapping[Tier, Measured]:
     measured = {tier: Measured() for tier in wanted.tiers}
+    variants = [model.variant(*tiers.of_tier(model.limits, tier)) for tier in wanted.tiers]
+    await engine.capture(variants, model.input_size, wanted.batch_size)
     decoded = _decoded(model, tqdm(pictures, desc=model.name, unit=" pictures"))
     while batch := list(islice(decoded, wanted.batch_size)):
         await measure(model, batch, measured, engine.forward)

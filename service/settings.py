@@ -33,10 +33,11 @@ class Settings(BaseSettings):
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu`, `cuda`, `cuda:1`"
     )
-    backend: Literal["auto", "torch", "onednn"] = Field(
+    backend: Literal["auto", "torch", "onednn", "openvino"] = Field(
         "auto",
         description="`torch`: PyTorch by itself; `onednn`: on the CPU, weights laid out once; "
-        "`auto`: what is faster, on a GPU with fused kernels where Triton works",
+        "`openvino`: the same, and full batches of the warmed-up tiers by OpenVINO; `auto`: what "
+        "is fastest with one copy of the weights, on a GPU with fused kernels where Triton works",
     )
     precision: Literal["float32", "bfloat16", "float16", "int8"] = Field(
         "float32",
@@ -58,8 +59,9 @@ class Settings(BaseSettings):
     graph_memory_mib: int = Field(
         2048,
         ge=0,
-        description="on a GPU, MiB of memory for CUDA graphs of the warmed-up tiers: the launches "
-        "of a batch, recorded once; when they take more, no further ones are made; 0: none",
+        description="MiB of memory for graphs of the warmed-up tiers: on a GPU CUDA graphs, the "
+        "launches of a batch recorded once, with the backend `openvino` its own; when they take "
+        "more, no further ones are made; 0: none",
     )
     decode_threads: int = Field(
         0, ge=0, description="threads that decode images; 0: one per core that the process may use"

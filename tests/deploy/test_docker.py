@@ -145,7 +145,7 @@ def test_its_page_tells_the_truth() -> None:
     for path in re.findall(r"(?<![\w/])(?:docker|deploy)/[\w./]+", page):
         if path != "docker/rapid.env":  # is for the reader to write
             assert (ROOT / path).exists(), path
-    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| `([^`]*)` \|", page, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| (?:`([^`]*)`|none) \|", page, re.MULTILINE))
     arguments = {"PYTHON_IMAGE": PYTHON_IMAGE, **pairs(BUILDER + FINAL, "ARG")}
     assert rows == arguments
     (stop_timeout_s,) = re.findall(r"--stop-timeout (\d+)", page)
@@ -164,13 +164,14 @@ def test_every_step_can_be_executed_in_another_folder() -> None:
 def test_its_steps_make_a_service_that_starts_is_healthy_and_stops(tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
     builder = Build(ROOT, tmp_path, base_environment())
-    builder.run(BUILDER, {"TORCH_INDEX_URL": ""})
+    builder.run(BUILDER, {"TORCH_INDEX_URL": "", "EXTRAS": "openvino"})
     image = Build(ROOT, tmp_path, base_environment())
     image.run(FINAL, {})
     shipped = files(tmp_path)
     environment = {
         **image.environment,
         "RAPID_PORT": str(free_port()),
+        "RAPID_BACKEND": "openvino",
         "RAPID_NUM_THREADS": "1",
         "RAPID_WARMUP_TIERS": "balanced",
         "RAPID_DRAIN_DELAY_S": "0",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from service import models
 from service.engine import Engine
-from service.graphs import CudaRecorder, Graphs, Recording, buckets, of_device
+from service.graphs import CudaRecorder, Graphs, Recording, buckets, of_placement
 from service.images import InputSpec, decode
 from service.models import ServedModel, Variant
 from service.pixels import place
@@ -105,7 +105,8 @@ async def test_bytes_give_the_answers_that_floats_give(
 
 
 def test_without_memory_for_them_there_are_no_graphs() -> None:
-    assert of_device(CUDA, max_bytes=0) is None
+    gpu = choose("cuda", "auto", "float32")
+    assert of_placement(gpu, num_threads=1, num_streams=1, max_bytes=0) is None
 
 
 def test_recordings_say_what_memory_they_take(

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from service import graphs
 from service.engine import Engine
 from service.graphs import Graphs, Recording, buckets
 from service.models import Variant
-from service.placement import CPU
+from service.placement import CPU, Placement, choose
 from service.tiers import TIERS
 from tests.conftest import AppClient
 
@@ -193,9 +194,11 @@ def test_out_of_memory_ends_the_recording_and_nothing_else(
 
 
 def test_only_a_gpu_with_memory_for_it_records() -> None:
-    assert graphs.of_device(CPU.device, max_bytes=2**30) is None
-    assert graphs.of_device(torch.device("cuda"), max_bytes=0) is None
-    assert graphs.of_device(torch.device("cuda"), max_bytes=1) is not None  # not touched yet
+    of_placement = partial(graphs.of_placement, num_threads=1, num_streams=1)
+    gpu = choose("cuda", "auto", "float32")
+    assert of_placement(CPU, max_bytes=2**30) is None
+    assert of_placement(gpu, max_bytes=0) is None
+    assert isinstance(of_placement(gpu, max_bytes=1), Graphs)  # the device is not touched yet
 
 
 @pytest.mark.anyio
@@ -219,15 +222,15 @@ async def test_warm_up_tiers_are_recorded_before_the_service_is_ready(
     recorder = Recorder()
     wanted: list[int] = []
 
-    def of_device(device: torch.device, *, max_bytes: int) -> Graphs:
+    def of_placement(placement: Placement, *, max_bytes: int, **_: int) -> Graphs:
         wanted.append(max_bytes)
-        return Graphs(recorder, device, max_bytes=max_bytes)
+        return Graphs(recorder, placement.device, max_bytes=max_bytes)
 
     settings = {"max_batch_size": 3, "graph_memory_mib": 7, "probe_interval_s": 0}
     async with app_client(**settings) as client:
         url = "/v1/classify?top_k=10&tier="
         eager = {tier: (await client.post(url + tier, content=owl)).json() for tier in TIERS}
-    monkeypatch.setattr(graphs, "of_device", of_device)
+    monkeypatch.setattr(graphs, "of_placement", of_placement)
     async with app_client(warmup_tiers=("exact", "turbo"), **settings) as client:
         assert [size for _, size in recorder.recorded] == [1, 1, 2, 2, 3, 3]
         recorder.replayed.clear()

@@ -254,6 +254,8 @@ def test_without_the_library_the_default_still_works(monkeypatch: pytest.MonkeyP
         ("cpu", "auto", "float16", "does not compute in float16"),
         ("cuda", "auto", "int8", "for the CPU"),
         ("cuda", "onednn", "float32", "for the CPU"),
+        ("cuda", "openvino", "float32", "for the CPU"),
+        ("cpu", "openvino", "int8", "does not compute in int8; allowed is float32"),
     ],
 )
 def test_what_is_not_to_be_had_is_said(
