@@ -211,7 +211,11 @@ def _parse_json(body: bytes) -> tuple[list[bytes], dict[str, object]]:
         raise InvalidRequestError('the JSON body must be an object: {"image": "<base64>", ...}')
     text = members.pop(IMAGE_FIELD, None)
     if not isinstance(text, str):
-        raise InvalidParameterError(f"{IMAGE_FIELD}: base64 text or a data URI is needed")
+        strangers = sorted(members.keys() - ClassifyParameters.model_fields.keys())
+        detail = f"{IMAGE_FIELD}: base64 text or a data URI is needed"
+        if strangers:
+            detail += f"; {strangers[0]!r} is unknown, several images go into a form"
+        raise InvalidParameterError(detail)
     try:
         image = from_base64(text)
     except ValueError as exc:

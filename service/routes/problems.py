@@ -102,6 +102,8 @@ def install(app: FastAPI) -> None:
     async def _(request: Request, exc: HTTPException) -> JSONResponse:
         code = HTTPStatus(exc.status_code).phrase.lower().replace(" ", "_")
         detail = f"{request.method} {request.url.path}: {exc.detail}"
+        if exc.status_code == HTTPStatus.NOT_FOUND:
+            detail += "; /docs lists what there is"
         return _response(_problem(request, exc.status_code, detail, code), exc.headers)
 
     @app.exception_handler(RequestValidationError)

@@ -124,6 +124,10 @@ REFUSED: dict[str, tuple[Request, int, str, str]] = {
         *(400, "invalid_request", "more than 256 brackets"),
     ),
     "no image": (as_json('{"r": 8}'), 422, "invalid_parameter", "base64 text or a data URI"),
+    "images": (
+        as_json(json.dumps({"images": [BASE64], "r": 3})),
+        *(422, "invalid_parameter", "a data URI is needed; 'images' is unknown, several images"),
+    ),
     "image = 7": (members(image=7), 422, "invalid_parameter", "base64 text or a data URI"),
     "image = null": (members(image=None), 422, "invalid_parameter", "base64 text or a data URI"),
     "image = ''": (members(image=""), 400, "invalid_image", "the image is empty"),
@@ -199,7 +203,7 @@ REFUSED: dict[str, tuple[Request, int, str, str]] = {
     ),
     # where to
     "path": ({"url": "/v1/clasify"}, 404, "not_found", "/v1/clasify"),
-    "root": ({"method": "GET", "url": "/"}, 404, "not_found", "GET /"),
+    "root": ({"method": "GET", "url": "/"}, 404, "not_found", "GET /: Not Found; /docs lists"),
     "model page": (
         {"method": "GET", "url": "/v1/models/gpt"},
         *(404, "model_not_found", "there are: everyday-vit-s14"),
