@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 MAX_ERROR = 1e-3
 """between logits: more than rounding makes, less than another answer does"""
 SEED = 0
-CANNOT = (
+CONVERSION_ERRORS = (
     RuntimeError,
     frontend.GeneralFailure,
     frontend.NotImplementedFailure,
@@ -94,7 +94,7 @@ class FullBatches:
         try:
             run = self._compile(packing.unpacked(variant.module), images)
             error = float((run(images) - eagerly(variant, images)).abs().max())
-        except CANNOT as exc:
+        except CONVERSION_ERRORS as exc:
             logger.warning("no graph", extra={**about, "error": type(exc).__name__})
             return
         if not error <= MAX_ERROR:  # nor is it a number
@@ -128,7 +128,7 @@ class Compiler:
         Not by `openvino.convert_model`, which does the same and reports it to its makers.
 
         Raises:
-            CANNOT: one of these.
+            Exception: one of `CONVERSION_ERRORS`, if they cannot.
         """
         with _quietly():
             program = torch.export.export(module, (images,))

@@ -233,7 +233,7 @@ def test_a_device_that_is_stuck_when_the_signal_comes_keeps_nobody_waiting(
     server.hold()
     with ThreadPoolExecutor(4) as clients:
         posts = [clients.submit(server.post, owl) for _ in range(4)]
-        eventually(lambda: len(server.batches) == 1)
+        eventually(lambda: server.metric("rapid_inflight_requests") == 4)
         status, output = server.stop()  # the device is still held
         answers = [post.result() for post in posts]
     assert status == 0, output
