@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,6 +104,8 @@ class Prometheus:
             response = self._client.get("/api/v1/query", params={"query": expression})
         except httpx.TransportError:
             assert self._process.poll() is None, self._printed()
+            return []
+        if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE:  # it listens, and reads its data
             return []
         document = response.json()
         assert document["status"] == "success", f"{expression}: {document}"
