@@ -33,10 +33,10 @@ from benchmarks import environment
 from benchmarks.core import Candidate, scaled_r, table
 from benchmarks.tiers import load_probe
 from benchmarks.timing import median_speed, time_rounds
-from service import timm_models
-from service.calibrate import MAX_PIXELS
-from service.images import InputSpec, decode
-from service.timm_models import BUNDLED_MODELS, LoadedModel
+from service.cli.calibrate import MAX_PIXELS
+from service.images.decode import InputSpec, decode
+from service.models import timm_models
+from service.models.timm_models import BUNDLED_MODELS, LoadedModel
 
 BUNDLED = "everyday-vit-s14"
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -24,9 +24,10 @@ from benchmarks import environment, runtimes
 from benchmarks.runtimes import RUNTIMES, Run
 from benchmarks.serving_limits import save_random
 from benchmarks.timing import MATRIX, peak_flop_per_s
-from service import models, tiers, timm_models
-from service.memory import keep_freed_memory
-from service.placement import choose
+from service import tiers
+from service.backends.malloc import keep_freed_memory
+from service.backends.placement import choose
+from service.models import catalog, timm_models
 from service.tiers import TIERS, Tier
 
 KINDS = {
@@ -90,7 +91,7 @@ def load(
     runs: dict[tuple[str, str], Run] = {(DENSE, ""): timm_models.load(str(folder)).module}
     macs = {(DENSE, ""): 1.0}
     for kind, (backend, precision) in KINDS.items():
-        model = models.load(f"model={folder}", choose("cpu", backend, precision))
+        model = catalog.load(f"model={folder}", choose("cpu", backend, precision))
         for tier in wanted:
             variant = model.variant(*tiers.of_tier(model.limits, tier))
             runs[kind, tier] = variant.module

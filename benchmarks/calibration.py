@@ -18,11 +18,11 @@ from torch import Tensor
 import rapid_core
 from benchmarks import environment
 from benchmarks.tiers import load_probe, predict
-from service import models
-from service.models import ServedModel
-from service.placement import choose
+from service.backends.placement import choose
+from service.models import catalog
+from service.models.served import ServedModel
+from service.models.timm_models import BUNDLED_MODELS
 from service.tiers import TIER_MACS, TIERS, Tier
-from service.timm_models import BUNDLED_MODELS
 
 METHODS = ("rapid", "tome", "tofu")
 CALIBRATED = "calibrated"
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--png", type=Path, help="plot of top-1 against multiply-adds")
     arguments = parser.parse_args()
 
-    model = models.load(arguments.model, choose(arguments.device, "auto", "float32"))
+    model = catalog.load(arguments.model, choose(arguments.device, "auto", "float32"))
     pixels, labels = load_probe(model, arguments.probe)
     dense = predict(model.variant("rapid", 0).module, pixels, "dense")
     rows = [

@@ -33,9 +33,9 @@ from benchmarks.timing import (
     peak_memory_mib,
     time_rounds,
 )
-from service.graphs import CudaRecorder
-from service.memory import keep_freed_memory
-from service.timm_models import timm
+from service.backends.cuda_graphs import CudaRecorder
+from service.backends.malloc import keep_freed_memory
+from service.models.timm_models import timm
 
 PAPER_R = (8, 11, 14, 17, 20)
 PAPER_PATCHES = 196

@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from benchmarks import environment
 from benchmarks.load import EXAMPLES, load_images
-from service import timm_models
-from service.images import InputSpec, decode
+from service.images.decode import InputSpec, decode
+from service.models import timm_models
 
 MODEL = "everyday-vit-s14"
 MAX_PIXELS = 50_000_000

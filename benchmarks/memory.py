@@ -14,8 +14,8 @@ import httpx
 
 from benchmarks import environment
 from benchmarks.running import running
+from service.models.timm_models import BUNDLED_MODELS
 from service.tiers import TIERS
-from service.timm_models import BUNDLED_MODELS
 
 ALLOWED_MIB = 300
 REQUESTS = 24

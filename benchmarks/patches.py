@@ -17,8 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 import rapid_core
-from service import timm_models
-from service.timm_models import BUNDLED_MODELS, LoadedModel
+from service.models import timm_models
+from service.models.timm_models import BUNDLED_MODELS, LoadedModel
 
 MODEL = "everyday-vit-s14"
 PHOTO = BUNDLED_MODELS / MODEL / "examples" / "owl.jpg"

@@ -16,8 +16,8 @@ import torch
 import rapid_core
 from benchmarks import environment
 from benchmarks.tiers import load_probe
-from service import timm_models
-from service.timm_models import BUNDLED_MODELS
+from service.models import timm_models
+from service.models.timm_models import BUNDLED_MODELS
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from service.openvino_graphs import Compiler
+from service.backends.openvino_graphs import Compiler
 
 Run = Callable[[Tensor], Tensor]
 Compile = Callable[[nn.Module, Tensor], Run]

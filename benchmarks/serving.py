@@ -32,7 +32,7 @@ from benchmarks.peers import servers, venvs
 from benchmarks.peers.venvs import PEERS, Peer, PeerUnavailableError
 from benchmarks.serving_plan import SERVICES
 from benchmarks.serving_rounds import Run, Server, Settings, measure
-from service.timm_models import folder_of
+from service.models.timm_models import folder_of
 
 DEFAULT_MODEL = "deit_small_patch16_224"
 WORKERS_HELP = "copies of the model in each peer, sharing the cores; several: each is measured"

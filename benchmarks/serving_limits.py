@@ -21,14 +21,17 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.load import EXAMPLES, load_images
-from service import cores, models, placement, ranking, tiers, timm_models
-from service.calibrate import MAX_PIXELS
-from service.images import InputSpec, decode
-from service.memory import keep_freed_memory
-from service.models import ServedModel
+from service import tiers
+from service.backends import cores, placement
+from service.backends.malloc import keep_freed_memory
+from service.cli.calibrate import MAX_PIXELS
+from service.images.decode import InputSpec, decode
+from service.models import catalog, timm_models
+from service.models.served import ServedModel
+from service.models.timm_models import timm
+from service.pipeline import ranking
 from service.settings import Settings
 from service.tiers import TIERS
-from service.timm_models import timm
 
 BATCH_SIZES = (1, 8)
 DENSE = "dense"
@@ -44,7 +47,7 @@ def main() -> int:
     dense = timm_models.load(arguments.model).module
     settings = Settings.from_environment()
     placed = placement.choose("cpu", settings.backend, settings.precision)
-    model = models.load(arguments.model, placed)
+    model = catalog.load(arguments.model, placed)
     spec = InputSpec(model.transform, model.resize_side, MAX_PIXELS)
     files = [image.content for image in load_images([EXAMPLES])]
     torch.set_num_threads(1)

@@ -23,9 +23,11 @@ from tqdm import tqdm
 
 from benchmarks import environment
 from benchmarks.serving_limits import save_random
-from service import cores, models, tiers
-from service.memory import keep_freed_memory
-from service.placement import choose
+from service import tiers
+from service.backends import cores
+from service.backends.malloc import keep_freed_memory
+from service.backends.placement import choose
+from service.models import catalog
 from service.tiers import TIERS
 
 NUM_IMAGES = 48
@@ -56,7 +58,7 @@ def main() -> int:
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         save_random(arguments.architecture, Path(folder))
-        model = models.load(f"model={folder}", choose("cpu", "auto", "float32"))
+        model = catalog.load(f"model={folder}", choose("cpu", "auto", "float32"))
     rows = [
         {"tier": tier, **row}
         for tier in arguments.tiers

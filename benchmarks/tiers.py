@@ -18,13 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import environment
-from service import models, tiers
-from service.calibrate import MAX_PIXELS
-from service.images import InputSpec, decode
-from service.models import ServedModel, Variant
-from service.placement import choose
+from service import tiers
+from service.backends.contract import Variant
+from service.backends.placement import choose
+from service.cli.calibrate import MAX_PIXELS
+from service.images.decode import InputSpec, decode
+from service.models import catalog
+from service.models.served import ServedModel
+from service.models.timm_models import BUNDLED_MODELS, LoadedModel
 from service.tiers import TIERS
-from service.timm_models import BUNDLED_MODELS, LoadedModel
 
 
 def main() -> None:
@@ -37,7 +39,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
 
-    model = models.load(arguments.model, choose(arguments.device, "auto", "float32"))
+    model = catalog.load(arguments.model, choose(arguments.device, "auto", "float32"))
     pixels, labels = load_probe(model, arguments.probe)
     variants = {tier: model.variant(*tiers.of_tier(model.limits, tier)) for tier in TIERS}
     answers = {tier: predict(variant.module, pixels, tier) for tier, variant in variants.items()}

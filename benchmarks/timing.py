@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from service.graphs import Record
-from service.packing import PackedLinear
+from service.backends.cuda_graphs import Record
+from service.backends.onednn import PackedLinear
 
 BASE_EVERY = 5
 """rows after which the dense model is timed again."""

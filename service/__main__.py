@@ -1,5 +1,7 @@
 """The command line: `rapid serve`, or `python -m service`."""
 
+from service.cli import early_exit  # noqa: F401, I001 - it must come first
+
 import argparse
 import errno
 import logging
@@ -18,17 +20,18 @@ from typing import get_args
 
 import uvicorn
 
-from service import early_exit, event_log, probe_command  # noqa: F401 - the first must come first
-from service.app import create_app
-from service.calibrate import calibrate
+from service.api.app import create_app
+from service.api.slow_clients import impatient
+from service.backends.malloc import keep_freed_memory
+from service.backends.placement import Backend, Precision, choose
+from service.cli import probe
+from service.cli.calibrate import calibrate
+from service.cli.probe import Wanted
 from service.errors import ModelLoadError, SettingsError
-from service.impatient import impatient
-from service.lifecycle import Lifecycle, Phase
-from service.memory import keep_freed_memory
-from service.placement import Backend, Precision, choose
-from service.probe_command import Wanted
-from service.resizing import Resize
+from service.images.resizing import Resize
+from service.runtime.lifecycle import Lifecycle, Phase
 from service.settings import Settings
+from service.telemetry import logs
 from service.tiers import TIERS, Tier
 
 BUSY_THREADS_S = 0.5
@@ -76,7 +79,7 @@ def serve() -> int:
     try:
         settings = Settings.from_environment()
         check_port(settings.host, settings.port)
-        event_log.configure(settings.log_level)
+        logs.configure(settings.log_level)
         keep_freed_memory()
         lifecycle = Lifecycle()
         app = create_app(settings, lifecycle, on_failure=lambda: stop())
@@ -171,14 +174,14 @@ def probe_model(arguments: argparse.Namespace) -> int:
         max_images=arguments.max_images,
     )
     try:
-        rows, folder, model = probe_command.probe(wanted)
-        print(probe_command.table(rows))
+        rows, folder, model = probe.probe(wanted)
+        print(probe.table(rows))
         if arguments.csv:
-            probe_command.write_csv(rows, arguments.csv)
+            probe.write_csv(rows, arguments.csv)
         if arguments.png:
-            probe_command.write_png(rows, arguments.png, model.name)
+            probe.write_png(rows, arguments.png, model.name)
         if arguments.baseline:
-            print(f"wrote {probe_command.write_baseline(rows, folder, model.architecture)}")
+            print(f"wrote {probe.write_baseline(rows, folder, model.architecture)}")
     except (ModelLoadError, SettingsError, OSError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 1

@@ -15,11 +15,11 @@ import httpx
 import pytest
 import torch
 
-import service.app
-from service.app import create_app
-from service.placement import CPU
+import service.api.app
+from service.api.app import create_app
+from service.backends.placement import CPU
+from service.models.timm_models import BUNDLED_MODELS, timm
 from service.settings import Settings
-from service.timm_models import BUNDLED_MODELS, timm
 
 BUNDLED = BUNDLED_MODELS / "everyday-vit-s14"
 READY_WITHIN_S = 60
@@ -90,7 +90,7 @@ def app_client(tiny_model: Path) -> AppClient:
 @pytest.fixture
 def normalizing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The app's pictures come as bytes to what computes, as on a GPU."""
-    monkeypatch.setattr(service.app, "choose", lambda *_: NORMALIZING)
+    monkeypatch.setattr(service.api.app, "choose", lambda *_: NORMALIZING)
 
 
 class Server:

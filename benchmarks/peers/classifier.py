@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from service import images, ranking, timm_models
+from service.images import decode
+from service.models import timm_models
+from service.pipeline import ranking
 
 MAX_BATCH_SIZE = 8
 MAX_WAIT_MS = 5
@@ -38,11 +40,11 @@ class Decoder:
         self.threads = ThreadPoolExecutor(
             NUM_THREADS, initializer=torch.set_num_threads, initargs=(1,)
         )
-        self._spec = images.InputSpec(loaded.transform, loaded.resize_side, MAX_PIXELS)
+        self._spec = decode.InputSpec(loaded.transform, loaded.resize_side, MAX_PIXELS)
 
     def decode(self, body: bytes) -> Tensor:
         """Pixels (3, H, W)."""
-        return images.decode(body, self._spec)
+        return decode.decode(body, self._spec)
 
     def decode_all(self, bodies: Sequence[bytes]) -> list[Tensor]:
         """Pixels (3, H, W) of each."""

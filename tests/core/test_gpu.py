@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import rapid_core
-from service.timm_models import timm
+from service.models.timm_models import timm
 
 from .cuda_graph import recorded
 

@@ -13,7 +13,7 @@ import rapid_core
 from rapid_core import InvalidScheduleError, removed_per_block, token_counts
 from rapid_core.schedule import inflected, named_schedule, parse_r
 from rapid_core.selection import MergePlan, PrunePlan
-from service.timm_models import timm
+from service.models.timm_models import timm
 
 from .tiny import random_images, tiny_vit
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import rapid_core
 from rapid_core import InvalidScheduleError, RapidError, UnsupportedModelError
-from service.timm_models import timm
+from service.models.timm_models import timm
 
 from .tiny import ARCHITECTURES, BASE, random_images, tiny_vit
 

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import rapid_core
 from rapid_core import InvalidScheduleError, UnsupportedModelError, token_counts
 from rapid_core.schedule import BlockCost, parse_r, removable, removed_per_block
-from service.timm_models import timm
+from service.models.timm_models import timm
 
 from .tiny import tiny_vit
 

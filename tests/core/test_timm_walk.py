@@ -15,7 +15,7 @@ import rapid_core
 from rapid_core import UnsupportedModelError
 from rapid_core.blocks import OnPlan, ReducedBlocks
 from rapid_core.tokens import Tokens, ones_like_size
-from service.timm_models import timm
+from service.models.timm_models import timm
 
 from .tiny import fill
 

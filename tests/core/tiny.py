@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from service.timm_models import timm
+from service.models.timm_models import timm
 
 BASE: dict[str, Any] = {
     "img_size": 40,  # 25 patches: one more destination than sources

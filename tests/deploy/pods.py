@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.app import create_app
+from service.api.app import create_app
 from service.settings import PREFIX, Settings
 from tests.deploy.manifests import Document
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from service.app import create_app
+from service.api.app import create_app
 from service.settings import PREFIX, Settings
 from tests.conftest import READY_WITHIN_S
 from tests.deploy.dockerfile import (

@@ -13,8 +13,8 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from prometheus_client import CollectorRegistry
 
-from service.metrics import Metrics
 from service.settings import PREFIX, Settings
+from service.telemetry.metrics import Metrics
 from tests.deploy import pods, settings_schema
 from tests.deploy.manifests import (
     CHART,

@@ -24,16 +24,18 @@ import yaml  # type: ignore[import-untyped]
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from service import images, models, probe
-from service.measured import Measured
-from service.models import Variant
-from service.placement import CPU
-from service.schemas import BaselineTier, ProbeBaseline
+from service.accuracy import probe
+from service.accuracy.counts import Measured
+from service.accuracy.probe_set import BaselineTier, ProbeBaseline
+from service.backends.contract import Variant
+from service.backends.placement import CPU
+from service.images import decode
+from service.models import catalog
 from service.tiers import TIERS
 from tests.conftest import Server
 from tests.deploy import dashboards, monitoring
 from tests.deploy.monitoring import Prometheus, promtool
-from tests.service.test_disconnects import JPEG, HeldServer
+from tests.service.api.test_disconnects import JPEG, HeldServer
 
 ROOT = Path(__file__).parents[2]
 RULE_TESTS = sorted((monitoring.FOLDER / "tests").glob("*.yml"))
@@ -131,9 +133,9 @@ def damage(model: Path, folder: Path) -> Path:
 
 def label(pictures: Sequence[Path], model: Path, folder: Path) -> Path:
     """Pictures to probe with, whose labels are what this model answers, and how right it is."""
-    served = models.load(str(model), CPU)
-    spec = images.InputSpec(served.transform, served.resize_side, 50_000_000)
-    pixels = [images.decode(path.read_bytes(), spec) for path in pictures]
+    served = catalog.load(str(model), CPU)
+    spec = decode.InputSpec(served.transform, served.resize_side, 50_000_000)
+    pixels = [decode.decode(path.read_bytes(), spec) for path in pictures]
 
     async def infer(variant: Variant, some: Sequence[Tensor]) -> list[Tensor]:
         with torch.inference_mode():

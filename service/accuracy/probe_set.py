@@ -1,0 +1,100 @@
+"""Labelled pictures on disk: a folder with images, `labels.csv` and perhaps `baseline.json`."""
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.errors import ModelLoadError
+from service.tiers import Tier
+
+LABELS = "labels.csv"
+BASELINE = "baseline.json"
+
+
+class BaselineTier(BaseModel):
+    """What a good model reached."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    top1: Annotated[float, Field(ge=0, le=1)]
+    top5: Annotated[float, Field(ge=0, le=1)]
+
+
+class ProbeBaseline(BaseModel):
+    """`baseline.json`: accuracy on the probe pictures, measured when the model was good."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    architecture: str
+    num_pictures: int
+    tiers: dict[Tier, BaselineTier]
+
+
+class Picture(NamedTuple):
+    """One labelled picture."""
+
+    path: Path
+    label: int
+    """index of its class"""
+
+
+class ProbeSet(NamedTuple):
+    """Some labelled pictures, and what a healthy model makes of them."""
+
+    pictures: tuple[Picture, ...]
+    """at least one"""
+    baseline: ProbeBaseline | None
+
+
+def read(folder: Path, labels: Sequence[str], *, max_pictures: int) -> ProbeSet:
+    """Read the list of pictures; of more than allowed, evenly spaced ones.
+
+    Args:
+        folder: holds `labels.csv` with the columns `file` and `index` or `label`.
+        labels: of the model, one per class.
+        max_pictures: at least 1.
+
+    Raises:
+        ModelLoadError: nothing there, or it does not fit the model.
+    """
+    path = folder / LABELS
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error) as exc:
+        raise ModelLoadError(f"cannot read the probe pictures: {exc}") from exc
+    if not rows:
+        raise ModelLoadError(f"{path} lists no pictures")
+    indices = {label: index for index, label in enumerate(labels)}
+    pictures = [_picture(path, number, row, indices) for number, row in enumerate(rows, start=2)]
+    step = math.ceil(len(pictures) / max_pictures)
+    return ProbeSet(tuple(pictures[::step]), _baseline(folder / BASELINE))
+
+
+def _picture(path: Path, line: int, row: dict[str, str | None], indices: dict[str, int]) -> Picture:
+    file, index, label = row.get("file"), row.get("index"), row.get("label")
+    if not file or not (path.parent / file).is_file():
+        raise ModelLoadError(f"{path}, line {line}: there is no picture {file!r}")
+    if not index:
+        if label not in indices:
+            raise ModelLoadError(f"{path}, line {line}: the model has no label {label!r}")
+        return Picture(path.parent / file, indices[label])
+    if not index.isdecimal() or int(index) >= len(indices):
+        raise ModelLoadError(
+            f"{path}, line {line}: index {index!r} is out of range; allowed for this model: "
+            f"0 ... {len(indices) - 1}"
+        )
+    return Picture(path.parent / file, int(index))
+
+
+def _baseline(path: Path) -> ProbeBaseline | None:
+    if not path.is_file():
+        return None
+    try:
+        return ProbeBaseline.model_validate_json(path.read_text())
+    except ValueError as exc:
+        raise ModelLoadError(f"{path} cannot be used: {exc}") from exc

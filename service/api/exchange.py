@@ -1,0 +1,164 @@
+"""One exchange with a client that wants work: let in, read, answered or told why not, counted.
+
+What the native route and the Open Inference Protocol have in common.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from http import HTTPStatus
+from time import monotonic
+from typing import Any, TypeVar
+
+from fastapi import Request, Response
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
+
+from service.api.problems import problem_response, unexpected_response
+from service.api.v1 import bodies
+from service.errors import NotReadyError, ServiceError, SlowClientError
+from service.pipeline.classify import Service
+from service.pipeline.request import Call
+from service.settings import Settings
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+CLIENT_GONE = 499
+"""never seen by a client: the status under which a request counts that its client gave up"""
+
+Work = Callable[[Call, bytes], Coroutine[Any, Any, Response]]
+"""(the call, its body) -> the answer"""
+
+
+def presented_key(request: Request) -> str | None:
+    """The API key that a request carries, if any."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key")
+
+
+async def authorize(service: Service, request: Request) -> None:
+    """Let a client ask what is served.
+
+    Raises:
+        UnauthorizedError: it has none of the keys.
+        NotReadyError: the service is loading or going away.
+    """
+    service.api_keys.identify(presented_key(request))
+    service.lifecycle.require_serving()
+
+
+async def exchange(service: Service, settings: Settings, request: Request, work: Work) -> Response:
+    """Read a request and have it worked on, unless its client leaves; count and log it."""
+    call = Call(request.state.request_id, monotonic())
+    status = 500
+    try:
+        with service.metrics.inflight_requests.track_inprogress():
+            response = await _answer(service, settings, request, call, work)
+        status = response.status_code
+    except ServiceError as exc:
+        service.metrics.rejected.labels(exc.code).inc()
+        call.code = exc.code
+        response = problem_response(request, exc)
+        status = response.status_code
+    except ClientDisconnect:
+        service.metrics.cancelled.labels(call.phase).inc()
+        response = Response(status_code=CLIENT_GONE)
+        status = CLIENT_GONE
+    except Exception:
+        logger.exception("unexpected error")
+        response = unexpected_response(request)
+    finally:
+        _account(service, request, call, status)
+    response.headers["server-timing"] = ", ".join(
+        f"{name};dur={1000 * seconds:.3f}" for name, seconds in call.timings_s.items()
+    )
+    return response
+
+
+async def _answer(
+    service: Service, settings: Settings, request: Request, call: Call, work: Work
+) -> Response:
+    """Let the request in, read it, work on it.
+
+    Raises:
+        ServiceError: it cannot be answered.
+        ClientDisconnect: nobody waits for the answer.
+    """
+    service.lifecycle.require_serving()
+    announced = bodies.announced_length(request.headers, settings.max_body_bytes)
+    with (
+        service.api_keys.enter(presented_key(request)) as call.api_key,
+        service.admission.receive(announced_bytes=announced) as arrived,
+    ):
+        body = await _receive(request, settings, arrived)
+        if not bodies.is_plain(request.headers):
+            arrived(settings.max_body_bytes - len(body))  # inflated, it may become that large
+        call.queued()
+        try:
+            return await _while_connected(request.receive, work(call, body))
+        except asyncio.CancelledError as exc:
+            if not service.lifecycle.is_stopping:
+                raise
+            # The time to drain is over. The client is told, where it would get a bare 500.
+            raise NotReadyError("the service has shut down before the answer was there") from exc
+
+
+async def _receive(request: Request, settings: Settings, arrived: Callable[[int], None]) -> bytes:
+    try:
+        async with asyncio.timeout(settings.receive_timeout_s):
+            return await bodies.read_body(request, settings.max_body_bytes, arrived)
+    except TimeoutError as exc:
+        raise SlowClientError(
+            f"the body did not arrive within {settings.receive_timeout_s:g} s"
+        ) from exc
+
+
+async def _while_connected(receive: Receive, work: Coroutine[None, None, T]) -> T:
+    """Work for a client whose request has been read, for as long as it stays.
+
+    Raises:
+        ClientDisconnect: it has left; the work is cancelled.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientDisconnect
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+def _account(service: Service, request: Request, call: Call, status: int) -> None:
+    """Count and log a request that is over."""
+    total_s = monotonic() - call.arrival
+    call.took(total=total_s)
+    labels = (call.model, call.tier)
+    service.metrics.requests.labels(*labels, str(status)).inc()
+    service.metrics.request_seconds.labels(*labels).observe(total_s)
+    logger.log(
+        logging.WARNING if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO,
+        "request",
+        extra={
+            "path": request.scope["route"].path,
+            "status": status,
+            "code": call.code,
+            "phase": call.phase,
+            "model": call.model,
+            "tier": call.tier,
+            "num_images": call.num_images,
+            "num_failed": call.num_failed,
+            "deadline_ms": call.deadline_ms,
+            "api_key": call.api_key,
+            **{f"{name}_ms": round(1000 * s, 3) for name, s in call.timings_s.items()},
+        },
+    )
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

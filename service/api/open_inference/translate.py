@@ -1,0 +1,235 @@
+"""An infer request of the Open Inference Protocol -> pictures and choices; outcomes -> tensors."""
+
+from collections.abc import Mapping, Sequence
+from reprlib import repr as short
+from typing import NamedTuple, cast
+
+import torch
+from pydantic import ValidationError
+from starlette.datastructures import Headers
+from torch import Tensor
+
+from service.api.open_inference.codec import (
+    LENGTH_HEADER,
+    InferRequest,
+    InputTensor,
+    OutputTensor,
+    RawInput,
+    WantedOutput,
+    inflate,
+    parse,
+    render,
+)
+from service.api.open_inference.documents import IMAGE, LOGITS, OUTPUTS, PIXELS, VERSION
+from service.api.open_inference.members import Bounds
+from service.api.v1.bodies import from_base64
+from service.api.v1.multipart import check_num_images
+from service.api.v1.schemas import LONGEST_MS, ClassifyParameters
+from service.errors import InvalidParameterError, InvalidRequestError
+from service.models.served import ServedModel
+from service.pipeline.classify import Outcome
+from service.pipeline.ranking import rank
+
+BARE_BODY = RawInput(IMAGE, "BYTES", (1,))
+PASSED_ON = frozenset({"r", "tier", "min_tier", "max_latency_ms", "method"})
+RESERVED = frozenset({"timeout", "priority"})
+"""of the schedule-policy extension"""
+HIGHEST_PRIORITY = 1
+SLACK = 1024
+"""commas and brackets in the JSON that do not stand between numbers: names, parameters, shapes"""
+
+
+class Understood(NamedTuple):
+    """What an infer request asks for."""
+
+    request: InferRequest
+    pictures: list[bytes | Tensor]
+    """files, or pixels (3, H, W)"""
+    wanted: ClassifyParameters
+    outputs: tuple[WantedOutput, ...]
+    ignored: tuple[str, ...]
+    """parameters that mean nothing here"""
+
+
+class Limits(NamedTuple):
+    """What a request may hold."""
+
+    max_bytes: int
+    """inflated"""
+    max_images: int
+
+
+def understand(body: bytes, headers: Headers, model: ServedModel, limits: Limits) -> Understood:
+    """Read an infer request for one model. It may take a while: not for the event loop.
+
+    Raises:
+        InvalidRequestError: it breaks the protocol, or names what the model does not have.
+        InvalidParameterError: a parameter is out of range.
+        TooLargeError: it holds more bytes or images than allowed.
+        UnsupportedMediaError: an unknown content encoding.
+    """
+    inflated = inflate(body, headers.get("content-encoding", "identity"), limits.max_bytes)
+    bounds = _bounds(model, limits.max_images)
+    request = parse(inflated, headers.get(LENGTH_HEADER), BARE_BODY, bounds)
+    pictures = _pictures(request.inputs, model, limits.max_images)
+    return Understood(
+        request=request,
+        pictures=pictures,
+        wanted=_wanted(request.parameters, model),
+        outputs=_outputs(request, model),
+        ignored=tuple(sorted(request.parameters.keys() - PASSED_ON - RESERVED)),
+    )
+
+
+def respond(
+    model: ServedModel, understood: Understood, outcomes: Sequence[Outcome]
+) -> tuple[bytes, int | None]:
+    """The body of the answer, and the length of its JSON part if there is another."""
+    logits = torch.stack([outcome.answer.logits for outcome in outcomes])
+    choice, variant = outcomes[0].plan.choice, outcomes[0].plan.variant
+    parameters: dict[str, str | int | float | bool] = {
+        "method": choice.reduction.method,
+        "reason": choice.reason,
+        "macs_ratio": model.macs_ratio(variant),
+    }
+    if choice.reduction.tier is not None:
+        parameters["tier"] = choice.reduction.tier
+    if choice.reduction.r is not None:
+        parameters["r"] = choice.reduction.r
+    if understood.ignored:
+        parameters["ignored"] = ",".join(understood.ignored)
+    return render(
+        model_name=model.name,
+        model_version=VERSION,
+        request_id=understood.request.id,
+        parameters=parameters,
+        outputs=[_output(wanted, logits, model.labels) for wanted in understood.outputs],
+    )
+
+
+def _bounds(model: ServedModel, max_images: int) -> Bounds:
+    """What the largest allowed request needs: all its pixels in JSON, nested as the shape says."""
+    C, H, W = model.input_size
+    return Bounds(
+        max_commas=max_images * C * H * W + SLACK,
+        max_brackets=max_images * (C * H + C + 1) + SLACK,
+        max_elements=max_images,
+    )
+
+
+def _pictures(
+    inputs: Sequence[InputTensor], model: ServedModel, max_images: int
+) -> list[bytes | Tensor]:
+    names = [tensor.name for tensor in inputs]
+    if len(inputs) != 1 or names[0] not in (IMAGE, PIXELS):
+        raise InvalidRequestError(
+            f"inputs {', '.join(map(short, names[:5]))}: one is needed, either {IMAGE!r} (BYTES) "
+            f"or {PIXELS!r} (FP32)"
+        )
+    _check_shape(inputs[0], model)
+    check_num_images(inputs[0].shape[0] if inputs[0].shape else 1, max_images)
+    pictures = _files(inputs[0]) if names[0] == IMAGE else _pixels(inputs[0])
+    if not pictures:
+        raise InvalidRequestError(f"input {names[0]!r} holds no image; send one or more")
+    return pictures
+
+
+def _check_shape(tensor: InputTensor, model: ServedModel) -> None:
+    is_image = tensor.name == IMAGE
+    allowed = ((), (1,)) if is_image else (tuple(model.input_size),)
+    if tensor.datatype == ("BYTES" if is_image else "FP32") and tensor.shape[1:] in allowed:
+        return
+    needed = (
+        "BYTES and [N], one image file in each element"
+        if is_image
+        else f"FP32 and {[-1, *model.input_size]}, normalised as the model wants it"
+    )
+    raise InvalidRequestError(
+        f"input {tensor.name!r} has datatype {tensor.datatype} and shape {list(tensor.shape)}; "
+        f"needed are {needed}"
+    )
+
+
+def _files(tensor: InputTensor) -> list[bytes | Tensor]:
+    elements = cast("Sequence[bytes]", tensor.data)  # as the codec gives them for BYTES
+    return [_file(element) for element in elements]
+
+
+def _file(element: bytes) -> bytes:
+    """An element as it is, or decoded if it is base64, as in JSON it has to be.
+
+    No image file is: all formats have bytes in their heads that base64 has not.
+    """
+    if not element.isascii():
+        return element
+    try:
+        return from_base64(element.decode("ascii"))
+    except ValueError:
+        return element
+
+
+def _pixels(tensor: InputTensor) -> list[bytes | Tensor]:
+    if not tensor.data:
+        return []
+    # A copy, because a tensor over memory that may not be written is undefined.
+    data = bytearray(cast("bytes", tensor.data))
+    values = torch.frombuffer(data, dtype=torch.float32)
+    if not values.isfinite().all():
+        raise InvalidRequestError(f"input {PIXELS!r} has numbers that are not finite")
+    return list(values.reshape(tensor.shape))
+
+
+def _wanted(
+    parameters: Mapping[str, str | int | float | bool], model: ServedModel
+) -> ClassifyParameters:
+    values: dict[str, object] = {
+        name: value for name, value in parameters.items() if name in PASSED_ON
+    }
+    if timeout_us := _whole(parameters, "timeout"):
+        values["deadline_ms"] = min(timeout_us / 1000, LONGEST_MS)
+    values["priority"] = int(_whole(parameters, "priority") == HIGHEST_PRIORITY)
+    try:
+        return ClassifyParameters.model_validate({**values, "model": model.name}, strict=True)
+    except ValidationError as exc:
+        raise InvalidParameterError(
+            "; ".join(f"parameter {error['loc'][0]}: {error['msg']}" for error in exc.errors())
+        ) from exc
+
+
+def _whole(parameters: Mapping[str, str | int | float | bool], name: str) -> int:
+    """A whole number, 0 if it is not given."""
+    value = parameters.get(name, 0)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise InvalidParameterError(f"parameter {name}: a whole number from 0 is needed")
+    return value
+
+
+def _outputs(request: InferRequest, model: ServedModel) -> tuple[WantedOutput, ...]:
+    if request.outputs is None:
+        return tuple(WantedOutput(name, request.binary_output, 0) for name in OUTPUTS)
+    for output in request.outputs:
+        if output.name not in OUTPUTS:
+            raise InvalidRequestError(
+                f"no output {short(output.name)} here; there are: {', '.join(OUTPUTS)}"
+            )
+        if output.classification > len(model.labels):
+            raise InvalidParameterError(
+                f"output {output.name!r}: classification = {output.classification} is out of "
+                f"range; allowed for this model: 1 ... {len(model.labels)}"
+            )
+    return request.outputs
+
+
+def _output(wanted: WantedOutput, logits: Tensor, labels: Sequence[str]) -> OutputTensor:
+    """Logits (B, K) as one output: (B, K) numbers, or the best classes (B, k)."""
+    if not wanted.classification:
+        values = logits if wanted.name == LOGITS else logits.softmax(dim=-1)
+        data = values.contiguous().numpy().tobytes()
+        return OutputTensor(wanted.name, "FP32", tuple(values.shape), data, wanted.binary)
+    entries = []
+    for row in logits:
+        for best in rank(row, labels, wanted.classification):
+            value = row[best.index].item() if wanted.name == LOGITS else best.probability
+            entries.append(f"{value:f}:{best.index}:{best.label}".encode())
+    shape = (len(logits), wanted.classification)
+    return OutputTensor(wanted.name, "BYTES", shape, entries, wanted.binary)

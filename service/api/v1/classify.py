@@ -1,0 +1,106 @@
+"""POST /v1/classify: one image or several, with what the client chose."""
+
+import logging
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from service.api import problems
+from service.api.exchange import exchange
+from service.api.v1 import bodies
+from service.api.v1.answers import answer
+from service.api.v1.schemas import (
+    ClassifyManyResponse,
+    ClassifyParameters,
+    ClassifyResponse,
+    ImageJson,
+    Problem,
+)
+from service.errors import ServiceError
+from service.models.served import METHODS
+from service.pipeline.classify import Outcome, Service, classify
+from service.pipeline.request import Call
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def _request_schema() -> dict[str, object]:
+    """What `/openapi.json` says of the three forms of a request."""
+    parameters = ClassifyParameters.model_json_schema()["properties"]
+    parameters["method"]["enum"] = list(METHODS)
+    binary = {"type": "string", "format": "binary"}
+    form = {
+        "type": "object",
+        "required": [bodies.IMAGE_FIELD],
+        "properties": {
+            bodies.IMAGE_FIELD: {"type": "array", "items": binary, "minItems": 1},
+            **parameters,
+        },
+        "additionalProperties": False,
+    }
+    content: dict[str, object] = {
+        media_type: {"schema": binary} for media_type in bodies.IMAGE_TYPES
+    }
+    content[bodies.MULTIPART_TYPE] = {"schema": form}
+    content[bodies.JSON_TYPE] = {"schema": ImageJson.model_json_schema()}
+    return {
+        "parameters": [
+            {"name": name, "in": "query", "required": False, "schema": schema}
+            for name, schema in parameters.items()
+        ],
+        "requestBody": {"required": True, "content": content},
+    }
+
+
+def create_router(service: Service, settings: Settings) -> APIRouter:
+    """The route, for one service."""
+    router = APIRouter(tags=["classify"])
+
+    @router.post(
+        "/v1/classify",
+        summary="Classify an image, or several",
+        response_model=ClassifyResponse | ClassifyManyResponse,
+        responses=problems.documented(*problems.ALL_STATUSES),
+        openapi_extra=_request_schema(),
+    )
+    async def post_classify(request: Request) -> Response:
+        """Send the image file as the body, as multipart field `image`, or in JSON as base64."""
+
+        async def work(call: Call, body: bytes) -> Response:
+            upload = await bodies.parse(
+                body,
+                request.headers,
+                request.query_params.multi_items(),
+                settings.max_images_per_request,
+                service.decoder.threads,
+            )
+            outcomes = await classify(service, upload.images, upload.parameters, call)
+            top_k = upload.parameters.top_k
+            if len(outcomes) == 1:
+                return JSONResponse(answered(outcomes[0], top_k, call).model_dump())
+            entries = [entry(request, outcome, top_k, call) for outcome in outcomes]
+            return JSONResponse({"results": [item.model_dump() for item in entries]})
+
+        return await exchange(service, settings, request, work)
+
+    def answered(
+        outcome: Outcome | BaseException, top_k: int | None, call: Call
+    ) -> ClassifyResponse:
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return answer(outcome, top_k, call.request_id)
+
+    def entry(
+        request: Request, outcome: Outcome | BaseException, top_k: int | None, call: Call
+    ) -> ClassifyResponse | Problem:
+        """One image's place in the list: its answer, or what was wrong with it."""
+        if isinstance(outcome, ServiceError):
+            service.metrics.rejected.labels(outcome.code).inc()
+            return problems.problem(request, outcome)
+        if isinstance(outcome, Exception):
+            logger.error("unexpected error", exc_info=outcome)
+            return problems.unexpected(request)
+        return answered(outcome, top_k, call)
+
+    return router

@@ -1,0 +1,191 @@
+"""The JSON that goes in and out."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.tiers import Tier
+
+LONGEST_MS = 3_600_000
+
+
+class ClassifyParameters(BaseModel):
+    """What a request may choose: as query string, form fields or JSON members."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str | None = Field(None, description="Name of a loaded model; default: the first one.")
+    r: int | None = Field(
+        None,
+        json_schema_extra={"minimum": 0},
+        description="Tokens to remove in every block, 0 ... half of the model's patches. "
+        "Excludes `tier`, `min_tier` and `max_latency_ms`.",
+    )
+    tier: Tier | None = Field(
+        None, description="How much of the network's work to do, from `exact` to `extreme`."
+    )
+    max_latency_ms: float | None = Field(
+        None,
+        gt=0,
+        le=LONGEST_MS,
+        description="Instead of a tier: take the most accurate one that is expected to answer "
+        "within this time. If there is none, the fastest is taken.",
+    )
+    min_tier: Tier | None = Field(
+        None,
+        description="The least accurate tier that will do: under pressure, or to keep "
+        "`max_latency_ms`, the service may go down to it, not further.",
+    )
+    priority: int = Field(
+        0, ge=0, le=1, description="1: before everything that is not; 0: by deadline."
+    )
+    method: str = Field("rapid", description="Token-reduction method; GET /v1/models lists them.")
+    top_k: int | None = Field(
+        None,
+        json_schema_extra={"minimum": 1},
+        description="Number of labels, 1 ... the number of classes; default: 5, or all if fewer.",
+    )
+    deadline_ms: float | None = Field(
+        None, gt=0, le=LONGEST_MS, description="Answer within this time or get 504."
+    )
+
+
+class ImageJson(ClassifyParameters):
+    """A JSON request: one image and the parameters."""
+
+    image: str = Field(description="The image file in base64, or as a data URI.")
+
+
+class Prediction(BaseModel):
+    """One label."""
+
+    label: str
+    index: int
+    probability: Annotated[float, Field(ge=0, le=1)]
+
+
+class TokenCount(BaseModel):
+    """Tokens before the first block and after the last."""
+
+    input: int
+    output: int
+
+
+class Timing(BaseModel):
+    """Where the time went, in milliseconds."""
+
+    decode: float
+    queue: float
+    inference: float
+    total: float
+
+
+class ExplainedChoice(BaseModel):
+    """Why this reduction was run."""
+
+    reason: str = Field(
+        description="`requested`, `default`, `latency_budget`, `latency_budget_missed` (no tier "
+        "was expected in time), or `brownout`"
+    )
+    expected_ms: float = Field(description="forecast of the time to the answer")
+
+
+class ClassifyResponse(BaseModel):
+    """The answer for one image."""
+
+    model: str
+    method: str
+    tier: str | None = Field(description="null where the request named r itself")
+    r: int | None = Field(description="null where the schedule is not constant")
+    choice: ExplainedChoice
+    schedule: list[int] = Field(description="tokens that each block removed")
+    tokens: TokenCount
+    predictions: list[Prediction]
+    macs_ratio: float = Field(description="multiply-adds, as a share of the unreduced model's")
+    timing_ms: Timing
+    batch_size: int = Field(description="images that shared the batch")
+    request_id: str
+
+
+class Problem(BaseModel):
+    """An error, RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    request_id: str
+
+
+class ClassifyManyResponse(BaseModel):
+    """The answers for several images of one request, in their order."""
+
+    results: list[ClassifyResponse | Problem]
+
+
+class ShareInfo(BaseModel):
+    """A share of some pictures, with its 95 % Wilson interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class MeasuredTier(BaseModel):
+    """What the last complete probe found."""
+
+    num_pictures: int
+    top1: ShareInfo = Field(description="best answer is the label")
+    top5: ShareInfo = Field(description="label is among the five best answers")
+    agreement: ShareInfo = Field(description="best answer is the unreduced model's")
+
+
+class TierInfo(BaseModel):
+    """What a tier means for one model."""
+
+    tier: str
+    method: str
+    r: int | None
+    schedule: list[int]
+    tokens: TokenCount
+    gmacs: float
+    macs_ratio: float
+    agreement: float | None = Field(
+        description="share of held-out pictures with the unreduced model's answer, from the "
+        "calibration; null for a tier without one"
+    )
+    measured: MeasuredTier | None = Field(
+        description="on the labelled probe pictures; null until they have been run"
+    )
+    images_per_s: float | None = Field(
+        description="expected of this device in full batches; null until the tier has run"
+    )
+
+
+class ModelInfo(BaseModel):
+    """One loaded model."""
+
+    name: str
+    architecture: str
+    input_size: list[int] = Field(description="channels, height, width")
+    num_classes: int
+    num_tokens: int
+    num_blocks: int
+    max_r: int
+    methods: list[str]
+    default_tier: str
+    tiers: list[TierInfo]
+
+
+class ModelList(BaseModel):
+    """All loaded models; the first is the default."""
+
+    models: list[ModelInfo]
+
+
+class Health(BaseModel):
+    """Whether the service is alive or ready."""
+
+    status: str

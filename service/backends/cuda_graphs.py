@@ -1,0 +1,197 @@
+"""Batches that were prepared for, above all by CUDA graphs: work that is recorded once.
+
+Launching some hundred small kernels one by one takes the host longer than a GPU needs for a few
+images. A graph is of one variant and one batch size, so a batch goes into the smallest one with
+room for it. What has none (another r, no memory for more graphs) is computed as ever.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cached_property
+from importlib import import_module
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from service.backends.contract import BatchGraphs, Variant, eagerly
+from service.backends.placement import Placement
+
+logger = logging.getLogger(__name__)
+
+NUM_WARM_UPS = 3
+"""runs before a recording, in which libraries choose kernels and allocate what they keep"""
+
+
+class Recording(NamedTuple):
+    """The recorded work of one batch."""
+
+    images: Tensor
+    """(B, 3, H, W), read by each replay."""
+    logits: Tensor
+    """(B, K), written by each replay."""
+    replay: Callable[[], None]
+    num_bytes: int
+    """by which the memory of all recordings grew."""
+
+
+Record = Callable[[nn.Module, Tensor], Recording]
+"""(module, images (B, 3, H, W)) -> a recording that reads these images."""
+
+
+class Graphs:
+    """All recordings of a device. Used by one thread at a time."""
+
+    def __init__(self, record: Record, device: torch.device, *, max_bytes: int) -> None:
+        """Start with none.
+
+        Args:
+            record: makes one.
+            device: where the images are.
+            max_bytes: of memory; once they take more, no further ones are made.
+        """
+        self._record = record
+        self._device = device
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+        self._is_full = False
+        self._recordings: dict[Variant, dict[int, Recording]] = {}
+
+    def capture(
+        self, variants: Sequence[Variant], input_size: Sequence[int], max_batch_size: int
+    ) -> None:
+        """Record some variants in all batch sizes: the small ones, which take least, first.
+
+        A variant that cannot be recorded is logged and gets no further graph.
+
+        Args:
+            variants: of a model on this device.
+            input_size: channels, height and width of an image.
+            max_batch_size: most images in a batch.
+        """
+        possible = list(dict.fromkeys(variants))
+        for size in buckets(max_batch_size):
+            for variant in tuple(possible):
+                if self._is_full:
+                    return
+                if not self._add(variant, (size, *input_size)):
+                    possible.remove(variant)
+
+    def run(self, variant: Variant, images: Tensor) -> Tensor:
+        """Logits (B, K) of images (B, 3, H, W), which are on the device, in the variant's dtype.
+
+        The rows that a batch leaves free in its graph hold older images; what comes out for these
+        is nobody's answer.
+        """
+        B = len(images)
+        recordings = self._recordings.get(variant, {})
+        size = min((size for size in recordings if size >= B), default=None)
+        if size is None:
+            return eagerly(variant, images)
+        recording = recordings[size]
+        recording.images[:B].copy_(images)
+        recording.replay()
+        return recording.logits[:B].clone()  # the next replay writes over it
+
+    def _add(self, variant: Variant, shape: Sequence[int]) -> bool:
+        """Record a variant for images of a shape (B, 3, H, W); False if that failed."""
+        about = {"model": variant.model, "method": variant.method, "r": variant.r}
+        try:
+            with torch.inference_mode():
+                images = torch.zeros(*shape, dtype=variant.dtype, device=self._device)
+                recording = self._record(variant.module, images)
+        except RuntimeError as exc:
+            # A larger batch, or another variant, would not fit either.
+            self._is_full = isinstance(exc, torch.OutOfMemoryError)
+            error = type(exc).__name__
+            logger.warning("no graph", extra={**about, "batch_size": shape[0], "error": error})
+        else:
+            self._keep(variant, recording)
+            return True
+        # Only here, where the error and the tensors that its frames hold are gone.
+        with suppress(RuntimeError):  # PyTorch before 2.13 may refuse after a broken recording
+            torch.cuda.empty_cache()
+        return False
+
+    def _keep(self, variant: Variant, recording: Recording) -> None:
+        self._recordings.setdefault(variant, {})[len(recording.images)] = recording
+        self._num_bytes += recording.num_bytes
+        if self._num_bytes > self._max_bytes:
+            self._is_full = True
+            logger.warning("no further graphs", extra={"num_bytes": self._num_bytes})
+
+
+class CudaRecorder:
+    """Records with PyTorch; all recordings share one pool of memory.
+
+    They may, in any order, because they run one after the other, none reads what another left, and
+    their images (outside the pool) and logits (kept) are never handed to another one.
+
+    Source: https://docs.pytorch.org/docs/stable/notes/cuda.html, CUDA Graphs.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Prepare it; the device is not touched yet."""
+        self._device = device
+
+    @cached_property
+    def _stream(self) -> Any:
+        return torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+
+    @cached_property
+    def _pool(self) -> Any:
+        return torch.cuda.graph_pool_handle()
+
+    def __call__(self, module: nn.Module, images: Tensor) -> Recording:
+        """Record a module; its memory is what PyTorch then holds more than before.
+
+        Raises:
+            RuntimeError: this is not possible, or there is not enough memory.
+        """
+        # Our own `stream`, because after a failure `graph` leaves its own as the current one.
+        with torch.cuda.device(images.device), torch.cuda.stream(self._stream):
+            torch.cuda.synchronize()  # the images are there
+            for _ in range(NUM_WARM_UPS):
+                module(images)
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+            before = torch.cuda.memory_reserved()
+            graph = torch.cuda.CUDAGraph()
+            # Not "global": a scrape of the metrics may ask the device for its memory meanwhile.
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            ):
+                logits = module(images)
+            num_bytes = torch.cuda.memory_reserved() - before
+        return Recording(images, logits, graph.replay, num_bytes)
+
+
+def buckets(max_batch_size: int) -> tuple[int, ...]:
+    """Batch sizes to record: the powers of two, and the largest there is."""
+    powers = (2**exponent for exponent in range(max_batch_size.bit_length()))
+    return (*(size for size in powers if size < max_batch_size), max_batch_size)
+
+
+def of_placement(
+    placement: Placement, *, num_threads: int, num_streams: int, max_bytes: int
+) -> BatchGraphs | None:
+    """What prepares for batches there; None if nothing does, or no memory may be taken for it.
+
+    Args:
+        placement: where the models are, and how they compute.
+        num_threads: that all batches together may use on the CPU.
+        num_streams: batches that may run at a time.
+        max_bytes: of memory, for all graphs.
+    """
+    if max_bytes == 0:
+        return None
+    if placement.backend == "openvino":
+        door = import_module("service.backends.openvino_graphs")
+        made = door.full_batches(
+            num_threads=num_threads, num_streams=num_streams, max_bytes=max_bytes
+        )
+        return cast(BatchGraphs, made)
+    if placement.device.type == "cuda":
+        return Graphs(CudaRecorder(placement.device), placement.device, max_bytes=max_bytes)
+    return None

@@ -1,0 +1,189 @@
+"""Run batches on one device, on its worker threads."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from time import monotonic
+from typing import Literal, NamedTuple, TypeVar, get_args
+
+import psutil
+import torch
+from torch import Tensor
+
+from service.backends import cores, pixels
+from service.backends.contract import BatchGraphs, Variant, eagerly
+from service.backends.placement import Placement
+from service.errors import DeviceStuckError, OutOfDeviceMemoryError, SettingsError
+
+T = TypeVar("T")
+MemoryKind = Literal["used", "total"]
+MEMORY_KINDS: tuple[MemoryKind, ...] = get_args(MemoryKind)
+MAX_STREAMS = 4
+"""by default: Python itself runs one thread at a time, and more would wait for each other there"""
+logger = logging.getLogger(__name__)
+
+
+class Threads(NamedTuple):
+    """What the batches of a device share."""
+
+    num_threads: int
+    num_streams: int
+    """batches that may run at a time"""
+
+
+class Engine:
+    """A device and the threads that work for it, one for each batch that runs at a time.
+
+    A GPU has one thread. It stacks a batch in pinned memory, starts the copy, the normalisation
+    and the model without waiting for any of them, and then waits for the logits. Decoding goes on
+    beside all of this; stacking and copying the next batch begin only after those logits.
+    """
+
+    def __init__(
+        self,
+        placement: Placement,
+        *,
+        num_threads: int,
+        num_streams: int = 1,
+        graphs: BatchGraphs | None = None,
+    ) -> None:
+        """Start the worker threads.
+
+        Args:
+            placement: where the models are, and how they compute.
+            num_threads: as `share_out` takes it.
+            num_streams: likewise.
+            graphs: what prepares for batches, where that is possible.
+
+        Raises:
+            SettingsError: so many streams are not possible.
+        """
+        self.placement = placement
+        self.device = placement.device
+        self.num_threads, self.num_streams = share_out(placement, num_threads, num_streams)
+        self._graphs = graphs
+        self._workers = ThreadPoolExecutor(self.num_streams, thread_name_prefix="device")
+
+    async def forward(
+        self, variant: Variant, images: Sequence[Tensor], num_threads: int = 0
+    ) -> list[Tensor]:
+        """Logits (K,), float32 on the CPU, of each image (3, H, W).
+
+        Args:
+            variant: of a model on this device.
+            images: one batch, as `pixels.place` takes them.
+            num_threads: that it may use; 0: all.
+
+        Raises:
+            OutOfDeviceMemoryError: so many images do not fit.
+            DeviceStuckError: the device is broken; only a restart of the process helps.
+        """
+        threads = num_threads or self.num_threads
+        return await self.run(partial(self._forward, variant, images, threads))
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Do something else on a worker thread, before there are batches."""
+        return await asyncio.get_running_loop().run_in_executor(self._workers, work)
+
+    async def capture(
+        self, variants: Sequence[Variant], input_size: Sequence[int], max_batch_size: int
+    ) -> None:
+        """Prepare for batches of some variants, where that is possible, before there are any."""
+        if self._graphs is not None:
+            await self.run(partial(self._graphs.capture, variants, input_size, max_batch_size))
+
+    async def warm_up(
+        self, variant: Variant, input_size: Sequence[int], batch_sizes: Sequence[int]
+    ) -> dict[int, float]:
+        """Run a variant so that no client waits for what only the first run needs.
+
+        One image gets the whole device, more of them what one stream has of it.
+
+        Returns:
+            Seconds that the whole device would need, by batch size, of those that fit into its
+            memory.
+
+        Raises:
+            OutOfDeviceMemoryError: not even one image fits.
+        """
+        as_decoded = torch.float32 if variant.normalization is None else torch.uint8
+        image = torch.zeros(*input_size, dtype=as_decoded)
+        await self.forward(variant, [image])
+        seconds = {}
+        for size in batch_sizes:
+            threads = self.num_threads if size == 1 else self.num_threads // self.num_streams
+            started = monotonic()
+            try:
+                await self.forward(variant, [image] * size, threads)
+            except OutOfDeviceMemoryError:
+                logger.warning("out of device memory", extra={"batch_size": size})
+                continue
+            seconds[size] = (monotonic() - started) * threads / self.num_threads
+        return seconds
+
+    def memory_bytes(self, kind: MemoryKind) -> int:
+        """Bytes of memory that are used, or that there are in all.
+
+        Of a GPU: by anyone, on the whole device. Of the CPU: by this process, of the machine's.
+        """
+        if self.device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(self.device)
+            return total - free if kind == "used" else total
+        used: int = psutil.Process().memory_info().rss
+        total_bytes: int = psutil.virtual_memory().total
+        return used if kind == "used" else total_bytes
+
+    def close(self) -> None:
+        """Begin no further batch; the threads end after the running ones."""
+        self._workers.shutdown(wait=False, cancel_futures=True)
+
+    def _forward(
+        self, variant: Variant, images: Sequence[Tensor], num_threads: int
+    ) -> list[Tensor]:
+        if torch.get_num_threads() != num_threads:
+            torch.set_num_threads(num_threads)  # OpenMP keeps it for each calling thread
+        try:
+            with torch.inference_mode():
+                batch = pixels.place(
+                    images, variant.normalization, device=self.device, dtype=variant.dtype
+                )
+                run = eagerly if self._graphs is None else self._graphs.run
+                return list(run(variant, batch).float().cpu())
+        except torch.OutOfMemoryError as exc:
+            message = _first_line(exc)
+        except torch.AcceleratorError as exc:
+            # CUDA's errors stay: every later call in this process would fail as well.
+            raise DeviceStuckError(f"the device is broken: {_first_line(exc)}") from exc
+        # Only here, where the error and the tensors that its frames hold are gone.
+        torch.cuda.empty_cache()
+        raise OutOfDeviceMemoryError(message)
+
+
+def _first_line(exc: Exception) -> str:
+    return str(exc).partition("\n")[0]
+
+
+def share_out(placement: Placement, num_threads: int, num_streams: int) -> Threads:
+    """What there is to compute with.
+
+    Args:
+        placement: where the models are; a GPU counts as one thread.
+        num_threads: threads that all batches together may use on the CPU; 0: torch's choice, but
+            not more than there are cores for this process.
+        num_streams: batches that may run at a time; 0: on the CPU one per thread, at most
+            `MAX_STREAMS`, and on a GPU one.
+
+    Raises:
+        SettingsError: so many streams are not possible.
+    """
+    if placement.device.type == "cuda":
+        num_threads = 1
+    num_threads = num_threads or min(torch.get_num_threads(), cores.count())
+    if num_streams > num_threads:
+        raise SettingsError(
+            f"RAPID_NUM_STREAMS = {num_streams} is more than there are threads to compute "
+            f"with; allowed are 0 ... {num_threads}"
+        )
+    return Threads(num_threads, num_streams or min(num_threads, MAX_STREAMS))

@@ -1,0 +1,102 @@
+"""Where a model computes, and how: device, library, precision."""
+
+from importlib.util import find_spec
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from service.backends import onednn
+from service.errors import SettingsError
+
+Backend = Literal["auto", "torch", "onednn", "openvino"]
+Precision = Literal["float32", "bfloat16", "float16", "int8"]
+
+OF_THE_GPU = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+class Placement(NamedTuple):
+    """Where and how a model computes."""
+
+    device: torch.device
+    backend: Literal["torch", "onednn", "openvino", "triton"] = "torch"
+    """`torch`: PyTorch by itself; `onednn`: packed weights; `openvino`: these, and full batches by
+    OpenVINO; `triton`: tokens are matched in fused kernels, where these work."""
+    precision: Precision = "float32"
+    normalizes: bool = False
+    """whether pictures come to the device as bytes, and are normalised there."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the images that a model is given."""
+        return OF_THE_GPU[self.precision] if self.device.type == "cuda" else torch.float32
+
+    def place(self, module: Any) -> Any:
+        """Move a timm `VisionTransformer` there; it may be changed in place."""
+        if self.backend in ("onednn", "openvino"):
+            onednn.pack(module, packing_precision(self.precision))
+        return module.to(self.device, self.dtype) if self.device.type == "cuda" else module
+
+
+CPU = Placement(torch.device("cpu"))
+"""as PyTorch computes by itself: what others are compared with"""
+
+
+def choose(device: str, backend: Backend, precision: Precision) -> Placement:
+    """What the settings mean on this machine.
+
+    Args:
+        device: `auto` takes the GPU where there is one.
+        backend: `auto` takes what is fastest at equal answers over one copy of the weights, `torch`
+            PyTorch by itself.
+        precision: of the weights and the products.
+
+    Raises:
+        SettingsError: this is not to be had here.
+    """
+    chosen = torch.device(
+        device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    )
+    if chosen.type == "cuda":
+        if backend in ("onednn", "openvino") or precision == "int8":
+            raise SettingsError(
+                "the backends onednn and openvino and the precision int8 are for the CPU"
+            )
+        return Placement(
+            chosen, "triton" if backend == "auto" else "torch", precision, normalizes=True
+        )
+    if backend == "openvino":
+        _check_openvino(precision)
+        return Placement(chosen, backend)
+    if precision == "float32" and (backend == "torch" or not onednn.is_available()):
+        return Placement(chosen)
+    if backend == "torch" or precision == "float16":
+        raise SettingsError(
+            f"on the CPU, backend {backend!r} does not compute in {precision}; allowed are "
+            "float32, and with the backend onednn bfloat16 and int8"
+        )
+    if not onednn.is_available():
+        raise SettingsError("this build of PyTorch has no oneDNN, which bfloat16 and int8 need")
+    return Placement(chosen, "onednn", precision)
+
+
+def _check_openvino(precision: Precision) -> None:
+    if precision != "float32":
+        raise SettingsError(
+            f"the backend openvino does not compute in {precision}; allowed is float32"
+        )
+    if find_spec("openvino") is None:
+        raise SettingsError(
+            "the backend openvino needs the package openvino: pip install 'rapid-vit[openvino]'"
+        )
+    if not onednn.is_available():
+        raise SettingsError("this build of PyTorch has no oneDNN, which openvino is used beside")
+
+
+def packing_precision(precision: Precision) -> onednn.Precision:
+    """The same precision, of which float16 is none on the CPU."""
+    assert precision != "float16"
+    return precision

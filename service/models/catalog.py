@@ -1,0 +1,85 @@
+"""All loaded models by name, and how one entry of RAPID_MODELS is loaded."""
+
+import re
+from collections.abc import Iterator
+
+from service.backends.placement import Placement
+from service.errors import ModelLoadError, ModelNotFoundError
+from service.images.resizing import Resize
+from service.models import timm_models
+from service.models.served import ServedModel
+
+MODEL_NAME = re.compile(r"[\w.:@+-]+", re.ASCII)
+
+
+class Models:
+    """All loaded models by name; the first is the default."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._models: dict[str, ServedModel] = {}
+
+    def add(self, model: ServedModel) -> None:
+        """Serve one more model.
+
+        Raises:
+            ModelLoadError: another one has the same name.
+        """
+        if model.name in self._models:
+            raise ModelLoadError(
+                f"two models are called {model.name!r}; give one another name: `other-name=...`"
+            )
+        self._models[model.name] = model
+
+    def find(self, name: str | None) -> ServedModel:
+        """The model of that name, or the first one for None.
+
+        Raises:
+            ModelNotFoundError: no such model.
+        """
+        name = next(iter(self._models), None) if name is None else name
+        if name not in self._models:
+            raise ModelNotFoundError(
+                f"no model {name!r} here; there are: {', '.join(self._models)}"
+            )
+        return self._models[name]
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        """In the order of the setting."""
+        return iter(self._models.values())
+
+
+def name_and_spec(setting: str) -> tuple[str, str]:
+    """Split one entry of RAPID_MODELS: `name=spec`, or a spec that names itself.
+
+    A folder or a repository is called by the last part of its path.
+
+    Raises:
+        ModelLoadError: a name that could not stand in a path of the API.
+    """
+    name, found, spec = (part.strip() for part in setting.partition("="))
+    if found:
+        if not MODEL_NAME.fullmatch(name):
+            raise ModelLoadError(
+                f"{name!r} cannot be a model's name; allowed are letters, digits and . _ - + @ :"
+            )
+        return name, spec
+    return setting.rstrip("/").rpartition("/")[-1], setting
+
+
+def load(setting: str, placement: Placement, resize: Resize = "pillow") -> ServedModel:
+    """Load one entry of RAPID_MODELS.
+
+    Args:
+        setting: a name and where the model is.
+        placement: where and how it computes.
+        resize: what makes pictures as large as the model wants them.
+
+    Raises:
+        ModelLoadError: it cannot be served.
+    """
+    name, spec = name_and_spec(setting)
+    loaded = timm_models.load(spec)
+    if resize == "torch":
+        loaded = loaded._replace(transform=timm_models.resizing_quickly(loaded.transform))
+    return ServedModel(name, loaded, placement)

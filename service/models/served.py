@@ -1,0 +1,139 @@
+"""Weights -> one runner per (method, r), over one copy of the weights."""
+
+import re
+from collections.abc import Callable, Mapping
+from threading import Lock
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+import rapid_core
+from service.accuracy.counts import Measured
+from service.backends.contract import Variant
+from service.backends.pixels import Normalization
+from service.backends.placement import Placement
+from service.errors import ModelLoadError
+from service.models import timm_models
+from service.models.timm_models import LoadedModel
+from service.telemetry.model_statistics import ModelStatistics
+from service.tiers import CALIBRATED_METHOD, ReductionRange, Tier
+
+METHODS = tuple(rapid_core.METHODS)
+MODEL_NAME = re.compile(r"[\w.:@+-]+", re.ASCII)
+
+
+class ServedModel:
+    """One model and all its variants, which share its weights. May be used from any thread."""
+
+    def __init__(self, name: str, loaded: LoadedModel, placement: Placement) -> None:
+        """Move the weights to where they are used.
+
+        Raises:
+            ModelLoadError: the tokens of this model cannot be reduced, or its calibration is of
+                another model.
+        """
+        self.name = name
+        self.statistics = ModelStatistics()
+        self.measured: Mapping[Tier, Measured] = {}
+        """what the last complete probe found"""
+        self.architecture = loaded.architecture
+        self.labels = loaded.labels
+        self.input_size = loaded.input_size
+        self.transform: Callable[[Image.Image], Tensor] = loaded.transform
+        """RGB image -> (3, H, W), float32, normalised"""
+        self.decode_transform, self._normalization = _decoding(self.transform, placement)
+        self.resize_side = loaded.resize_side
+        self._variants: dict[tuple[str, int | None, Tier | None], Variant] = {}
+        self._calibrated = dict(loaded.calibration.tiers) if loaded.calibration else {}
+        self._lock = Lock()
+        try:
+            self.dense_macs = rapid_core.macs(loaded.module)
+        except rapid_core.RapidError as exc:
+            raise ModelLoadError(f"cannot serve {name!r}: {exc}") from exc
+        self._module = placement.place(loaded.module.requires_grad_(requires_grad=False))
+        self._dtype = placement.dtype
+        self._fused_kernels = placement.backend == "triton"
+        num_patches: int = loaded.module.patch_embed.num_patches
+        num_blocks: int = len(loaded.module.blocks)
+        self.num_prefix_tokens: int = loaded.module.num_prefix_tokens
+        self.num_tokens = num_patches + self.num_prefix_tokens
+        self.limits = ReductionRange(
+            METHODS, num_patches, num_blocks, num_patches // 2, frozenset(self._calibrated)
+        )
+        self._check_calibration(num_blocks)
+
+    def _check_calibration(self, num_blocks: int) -> None:
+        """Refuse a calibration of another model now rather than when its tier is asked for."""
+        for tier in self._calibrated:
+            try:
+                self.variant(CALIBRATED_METHOD, None, tier)
+            except rapid_core.RapidError as exc:
+                raise ModelLoadError(
+                    f"cannot serve {self.name!r}: its calibrated tier {tier!r} is not for a "
+                    f"model of {num_blocks} blocks: {exc}"
+                ) from exc
+
+    def variant(self, method: str, r: int | None, tier: Tier | None = None) -> Variant:
+        """The model with one reduction; made at the first call, then kept.
+
+        There are at most `len(METHODS) * (max_r + 1) + len(TIERS)` of them, a few kilobytes each.
+
+        Args:
+            method: one of `METHODS`.
+            r: tokens to remove in every block; None for the calibrated schedule of `tier`.
+            tier: without effect where r is given.
+        """
+        key = (method, r, None if r is not None else tier)
+        with self._lock:
+            if key not in self._variants:
+                self._variants[key] = self._patch(*key)
+            return self._variants[key]
+
+    def agreement(self, tier: Tier) -> float | None:
+        """Share of held-out pictures that a calibrated tier answers as the unreduced model."""
+        return self._calibrated[tier].agreement if tier in self._calibrated else None
+
+    def macs_ratio(self, variant: Variant) -> float:
+        """Multiply-adds of a variant over those of the unreduced model."""
+        return round(variant.macs / self.dense_macs, 4)
+
+    def _patch(self, method: str, r: int | None, tier: Tier | None) -> Variant:
+        module: Any = rapid_core.patch(
+            self._module,
+            method=method,
+            prefix_only=self._module.global_pool == "token",
+            fused_kernels=self._fused_kernels,
+            **({"r": r} if r is not None else self._options(tier)),
+        )
+        schedule = rapid_core.removed_per_block(
+            num_tokens=self.num_tokens,
+            num_prefix_tokens=self.num_prefix_tokens,
+            schedule=module.blocks.reduction.schedule,
+        )
+        return Variant(
+            model=self.name,
+            method=method,
+            r=r,
+            module=module,
+            schedule=schedule,
+            num_output_tokens=self.num_tokens - sum(schedule),
+            macs=rapid_core.macs(module),
+            dtype=self._dtype,
+            normalization=self._normalization,
+        )
+
+    def _options(self, tier: Tier | None) -> dict[str, Any]:
+        assert tier is not None
+        return self._calibrated[tier].model_dump(exclude={"macs_ratio", "agreement"})
+
+
+def _decoding(
+    transform: Callable[[Image.Image], Tensor], placement: Placement
+) -> tuple[Callable[[Image.Image], Tensor], Normalization | None]:
+    """What the threads that decode do of a transform, and what is left to the device, if any."""
+    split = timm_models.split_normalization(transform) if placement.normalizes else None
+    if split is None:
+        return transform, None
+    to_bytes, normalization = split
+    return to_bytes, normalization.to(placement.device)

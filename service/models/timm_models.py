@@ -1,0 +1,208 @@
+"""The one door to timm: import it, create models, read their labels and transforms."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from service.backends.pixels import Normalization
+from service.errors import ModelLoadError
+from service.images.resizing import QuickResize
+from service.models.tiers_file import CalibrationFile
+
+
+def _register_missing_operators() -> torch.library.Library:
+    """Declare the two torchvision operators without which its Python part cannot be imported.
+
+    A torchvision wheel built for another torch (a CPU build, say) cannot load its compiled
+    operators, and then `import torchvision`, and so `import timm`, fails while it describes them.
+    Declaring the schemas is enough: timm never calls them.
+    """
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
+    return library
+
+
+try:
+    import torchvision  # noqa: F401 - only to see whether it can be imported
+except RuntimeError:
+    _operators = _register_missing_operators()  # kept alive: the schemas go when it goes
+
+import timm  # noqa: E402
+from timm.data import (  # noqa: E402
+    ImageNetInfo,
+    create_transform,
+    infer_imagenet_subset,
+    resolve_model_data_config,
+)
+from timm.data.transforms import MaybeToTensor  # noqa: E402
+from torchvision.transforms import (  # noqa: E402
+    Compose,
+    InterpolationMode,
+    Normalize,
+    Resize,
+    ToTensor,
+)
+from torchvision.transforms.functional import pil_to_tensor  # noqa: E402
+
+HUB_PREFIXES = ("hf-hub:", "hf_hub:")
+CALIBRATION = "tiers.json"
+PROBE = "probe"
+BUNDLED_MODELS = Path(__file__).parents[1] / "assets"
+
+
+class LoadedModel(NamedTuple):
+    """A classifier and what belongs to it."""
+
+    module: Any
+    """a timm VisionTransformer, in evaluation mode, float32, on the CPU."""
+    architecture: str
+    """timm's name of it."""
+    labels: tuple[str, ...]
+    """one per class."""
+    input_size: tuple[int, int, int]
+    """channels, height and width of one image."""
+    transform: Callable[[Image.Image], Tensor]
+    """timm's own evaluation transform: RGB image -> (3, H, W)."""
+    resize_side: int
+    """length in pixels that the transform gives the image's shorter side before it crops."""
+    calibration: CalibrationFile | None
+    """the calibrated tiers that lie beside the model, if any."""
+
+
+def load(spec: str) -> LoadedModel:
+    """Load a model with its labels and its evaluation transform.
+
+    Args:
+        spec: a bundled model's name, a folder with `config.json` and `model.safetensors` in timm's
+            format, or a timm name such as `deit_small_patch16_224.fb_in1k`, which is downloaded.
+
+    Raises:
+        ModelLoadError: not found, not reachable, or not a classifier.
+    """
+    try:
+        module = timm.create_model(_source(spec), pretrained=True).eval()
+    except ModelLoadError:
+        raise
+    except Exception as exc:
+        raise ModelLoadError(f"cannot load the model {spec!r}: {exc}") from exc
+    if not module.num_classes:
+        raise ModelLoadError(f"{spec!r} has no classifier head, so it cannot name what it sees")
+    config = resolve_model_data_config(module)
+    return LoadedModel(
+        module=module,
+        architecture=module.pretrained_cfg.get("architecture") or spec,
+        labels=_labels(module),
+        input_size=tuple(config["input_size"]),
+        transform=create_transform(**config, is_training=False),
+        resize_side=round(max(config["input_size"][1:]) / config["crop_pct"]),
+        calibration=_calibration(spec),
+    )
+
+
+def resizing_quickly(transform: Any) -> Any:
+    """An evaluation transform of timm with PyTorch's resizing in it, where that is possible."""
+    if type(transform) is not Compose:
+        return transform
+    return Compose([_quick(step) for step in transform.transforms])
+
+
+def _quick(step: Any) -> Any:
+    if type(step) is not Resize or step.max_size is not None:
+        return step
+    if step.interpolation not in (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC):
+        return step
+    match step.size:
+        case int(side) | [int(side)]:
+            return QuickResize(side, step.interpolation.value)
+        case [int(height), int(width)]:
+            return QuickResize((height, width), step.interpolation.value)
+    return step
+
+
+def split_normalization(
+    transform: Any,
+) -> tuple[Callable[[Image.Image], Tensor], Normalization] | None:
+    """An evaluation transform of timm in two parts: RGB image -> bytes (3, H, W), and the rest.
+
+    None if it does not end as timm's do, by converting to a tensor and normalising this.
+    """
+    if type(transform) is not Compose:
+        return None
+    match transform.transforms:
+        case [*steps, convert, last] if (
+            type(convert) in (MaybeToTensor, ToTensor) and type(last) is Normalize
+        ):
+            mean, std = (
+                torch.as_tensor(values, dtype=torch.float32).view(-1, 1, 1)
+                for values in (last.mean, last.std)
+            )
+            return Compose([*steps, _bytes]), Normalization(mean, std)
+    return None
+
+
+def _bytes(picture: Image.Image) -> Tensor:
+    """RGB image -> (3, H, W), uint8."""
+    pixels: Tensor = pil_to_tensor(picture)
+    return pixels.contiguous()
+
+
+def folder_of(spec: str) -> Path | None:
+    """The folder that a model is loaded from; None if it is downloaded by its name."""
+    if spec.startswith(HUB_PREFIXES):
+        return None
+    bundled = BUNDLED_MODELS / spec
+    folder = bundled if bundled.is_dir() else Path(spec)
+    return folder if folder.is_dir() or "/" in spec else None
+
+
+def probe_folder(spec: str) -> Path | None:
+    """The labelled pictures that lie beside a model, if any."""
+    folder = folder_of(spec)
+    return folder / PROBE if folder is not None and (folder / PROBE).is_dir() else None
+
+
+def _calibration(spec: str) -> CalibrationFile | None:
+    folder = folder_of(spec)
+    if folder is None or not (folder / CALIBRATION).is_file():
+        return None
+    try:
+        return CalibrationFile.model_validate_json((folder / CALIBRATION).read_text())
+    except ValueError as exc:
+        raise ModelLoadError(f"{folder / CALIBRATION} cannot be used: {exc}") from exc
+
+
+def _source(spec: str) -> str:
+    """The name by which timm finds the model."""
+    folder = folder_of(spec)
+    if folder is None:
+        return spec  # a name that timm knows, or will refuse
+    # Only safetensors: a pickle from an unknown source can run code when it is read.
+    missing = [
+        name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()
+    ]
+    if missing:
+        raise ModelLoadError(
+            f"{spec!r} has no {' and no '.join(missing)}; a model folder holds both, "
+            "as timm.models.save_for_hf(model, folder, safe_serialization=True) writes them"
+        )
+    return f"local-dir:{folder.resolve()}"
+
+
+def _labels(module: Any) -> tuple[str, ...]:
+    """One readable label per class, from the model's own configuration or from ImageNet."""
+    config = module.pretrained_cfg
+    names: Sequence[str] | None = config.get("label_names")
+    descriptions = config.get("label_descriptions")
+    subset = infer_imagenet_subset(module)
+    if names and isinstance(descriptions, dict):
+        names = [descriptions.get(name, name) for name in names]
+    elif not names and subset:
+        names = ImageNetInfo(subset).label_descriptions()
+    if not names or len(names) != module.num_classes:
+        names = [f"class {index}" for index in range(module.num_classes)]
+    return tuple(names)

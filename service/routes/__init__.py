@@ -1,1 +1,0 @@
-"""HTTP: paths, bodies, statuses. Nothing below this folder knows HTTP."""

@@ -1,0 +1,238 @@
+"""The images that wait: which of them go next, how many together, and how long all of them take.
+
+A *lane* holds the images that may share a batch: same model, same method, same r. So nobody's r
+ever reaches somebody else's image.
+"""
+
+import asyncio
+import heapq
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, TypeVar
+
+from torch import Tensor
+
+from service.scheduling.policy import BatchPolicy, DispatchReason, Part
+
+K = TypeVar("K")
+
+WORTH_WAITING = 0.5
+"""for company, as a share of the time that the batch takes without it"""
+
+
+class Answer(NamedTuple):
+    """What a job gets."""
+
+    logits: Tensor
+    """(K,), float32, on the CPU."""
+    queue_s: float
+    """from being handed in to the start of its batch."""
+    inference_s: float
+    """computing the whole batch."""
+    batch_size: int
+
+
+@dataclass(order=True, slots=True)
+class Job:
+    """One image that waits for its batch."""
+
+    due: float
+    """when it should be answered, on the batcher's clock: the earliest goes first."""
+    number: int
+    """decides between equals: first come, first served."""
+    deadline: float = field(compare=False)
+    """when its client stops waiting."""
+    pixels: Tensor = field(compare=False)
+    submitted: float = field(compare=False)
+    on_start: Callable[[], None] = field(compare=False)
+    answer: asyncio.Future[Answer] = field(compare=False)
+
+
+class Next(NamedTuple, Generic[K]):
+    """The lane that goes next."""
+
+    lane: K
+    reason: DispatchReason
+    wait_s: float
+    """until its batch starts; 0.0 means now."""
+
+
+class _Candidate(NamedTuple, Generic[K]):
+    """A lane, as it is now."""
+
+    wait_s: float
+    due: float
+    slack_s: float
+    """how much longer its most urgent image can wait and still be in time"""
+    batch_s: float
+    """forecast for its batch"""
+    next: Next[K]
+
+
+class Lanes(Generic[K]):
+    """Everything that waits, by lane, the most urgent image of each in front."""
+
+    def __init__(self, policy: BatchPolicy, expected_s: Callable[[K, int], float]) -> None:
+        """Start empty.
+
+        Args:
+            policy: when a lane becomes a batch.
+            expected_s: forecast for a batch of so many images of a lane on the whole device, in
+                seconds.
+        """
+        self._policy = policy
+        self._expected_s = expected_s
+        self._jobs: dict[K, list[Job]] = {}
+        self.max_batch_size = policy.max_batch_size
+        """most images in a batch, as far as the memory of the device allows."""
+
+    @property
+    def num_waiting(self) -> int:
+        """Images that wait."""
+        return sum(map(len, self._jobs.values()))
+
+    def put(self, lane: K, job: Job) -> None:
+        """Let a job wait in its lane."""
+        heapq.heappush(self._jobs.setdefault(lane, []), job)
+
+    def forget(self, lane: K, job: Job) -> None:
+        """Take one job out of its lane, if it is still there."""
+        self._keep(lane, lambda other: other is not job)
+
+    def drop_dead(self, now: float) -> None:
+        """Take out the jobs that nobody waits for any more instead of computing them."""
+        for lane, jobs in list(self._jobs.items()):
+            for job in jobs:
+                if job.deadline <= now and not job.answer.done():
+                    job.answer.set_exception(TimeoutError())
+            self._keep(lane, lambda job: not job.answer.done())
+
+    def put_hopeless_last(self, now: float, part: Part) -> None:
+        """Let jobs that even alone would come too late wait for an idle device.
+
+        Under overload the device would else be busy with answers that nobody takes.
+        """
+        for lane, jobs in self._jobs.items():
+            soonest = now + self._expected_s(lane, 1) / part.share
+            for job in jobs:
+                if job.deadline < soonest:
+                    job.due = math.inf
+            heapq.heapify(jobs)
+
+    def next(
+        self, now: float, part: Part, *, gathering_s: float | None, is_draining: bool
+    ) -> Next[K] | None:
+        """The lane that goes next on a part of the device, or None if nothing waits.
+
+        The one with the earliest due time of those whose batch may start now; or, if another one
+        waits for company and would be late after that batch, this other one.
+
+        Args:
+            now: on the batcher's clock.
+            part: of the device, which is free.
+            gathering_s: for how long it has been free, if images are on their way; None: none are.
+            is_draining: nobody else will come.
+        """
+        candidates = [
+            self._candidate(lane, now, part, gathering_s, is_draining) for lane in self._jobs
+        ]
+        if not candidates:
+            return None
+        first = min(candidates, key=lambda lane: (lane.wait_s, lane.due))
+        late = [
+            other
+            for other in candidates
+            if first.wait_s == 0 < other.wait_s
+            and other.due < first.due
+            and other.slack_s < first.batch_s
+        ]
+        if not late:
+            return first.next
+        return min(late, key=lambda other: other.due).next._replace(reason="deadline", wait_s=0.0)
+
+    def take(self, lane: K, now: float, part: Part) -> list[Job]:
+        """Take the most urgent jobs out of a lane, as many as leave the first one in time."""
+        jobs = self._jobs[lane]
+        num_images = self._batch_size(jobs, part)
+        if not math.isinf(jobs[0].due):
+            seconds = (jobs[0].deadline - now) * part.share
+            while num_images > 1 and self._expected_s(lane, num_images) > seconds:
+                num_images -= 1
+        batch = [heapq.heappop(jobs) for _ in range(num_images)]
+        if not jobs:
+            del self._jobs[lane]
+        return batch
+
+    def clear(self) -> list[Job]:
+        """Take everything out."""
+        jobs = [job for jobs in self._jobs.values() for job in jobs]
+        self._jobs.clear()
+        return jobs
+
+    @property
+    def expected_all_s(self) -> float:
+        """Forecast for everything that waits."""
+        return sum(self._lane_s(lane, len(jobs)) for lane, jobs in self._jobs.items())
+
+    def next_size(self, lane: K, num_images: int) -> int:
+        """Images in the next batch of a lane to which so many come."""
+        return min(self.max_batch_size, num_images + len(self._jobs.get(lane, [])))
+
+    def expected_ahead_s(self, lane: K, num_images: int, due: float, *, is_busy: bool) -> float:
+        """Forecast for images that came now and all that goes before them, on the whole device.
+
+        Args:
+            lane: of the images.
+            num_images: how many.
+            due: when they should be answered.
+            is_busy: whether a batch is running.
+        """
+        size = self.max_batch_size
+        seconds = 0.0
+        for other, jobs in {lane: [], **self._jobs}.items():
+            ours = num_images if other == lane else 0
+            earlier = ours + sum(job.due <= due for job in jobs)
+            # Less urgent images ride along in the batches of the urgent ones, and where a lane is
+            # longer than a batch, others will have come by the time that ours is formed.
+            full = math.ceil(earlier / size) * size
+            is_filling = ours and earlier > size and is_busy
+            seconds += self._lane_s(other, full if is_filling else min(ours + len(jobs), full))
+        return seconds
+
+    def _keep(self, lane: K, is_kept: Callable[[Job], bool]) -> None:
+        jobs = self._jobs.get(lane, [])
+        kept = [job for job in jobs if is_kept(job)]
+        if not kept:
+            self._jobs.pop(lane, None)
+        elif len(kept) < len(jobs):
+            heapq.heapify(kept)
+            self._jobs[lane] = kept
+
+    def _batch_size(self, jobs: list[Job], part: Part) -> int:
+        return min(len(jobs), self.max_batch_size, part.max_images)
+
+    def _candidate(
+        self, lane: K, now: float, part: Part, gathering_s: float | None, is_draining: bool
+    ) -> _Candidate[K]:
+        jobs = self._jobs[lane]
+        batch_s = self._expected_s(lane, self._batch_size(jobs, part)) / part.share
+        slack_s = jobs[0].due - now - batch_s
+        age_s = now - min(job.submitted for job in jobs)
+        company_s = 0.0
+        if gathering_s is not None and slack_s > (worth_s := WORTH_WAITING * batch_s):
+            company_s = worth_s - min(age_s, gathering_s)
+        wait_s, reason = self._policy._replace(max_batch_size=self.max_batch_size).due(
+            len(jobs),
+            age_s=age_s,
+            slack_s=slack_s,
+            company_s=company_s,
+            is_draining=is_draining,
+        )
+        return _Candidate(wait_s, jobs[0].due, slack_s, batch_s, Next(lane, reason, wait_s))
+
+    def _lane_s(self, lane: K, num_images: int) -> float:
+        """Forecast for so many images of one lane."""
+        full, rest = divmod(num_images, self.max_batch_size)
+        full_s = full * self._expected_s(lane, self.max_batch_size) if full else 0.0
+        return full_s + (self._expected_s(lane, rest) if rest else 0.0)

@@ -1,0 +1,386 @@
+"""Live accuracy is what a plain loop over the pictures finds, and comes out everywhere."""
+
+import asyncio
+import csv
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import pytest
+import torch
+from prometheus_client.parser import text_string_to_metric_families
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from service import __main__, tiers
+from service.accuracy import counts, probe_set
+from service.accuracy.counts import Measured
+from service.backends.placement import CPU
+from service.errors import ModelLoadError
+from service.images.decode import InputSpec, decode
+from service.models import catalog
+from service.models.served import ServedModel
+from service.tiers import TIERS
+from tests.conftest import AppClient
+
+WITHIN_S = 60
+
+
+class Labelled(NamedTuple):
+    """Labelled pictures, and the classes that each tier gives them, best first."""
+
+    folder: Path
+    labels: list[int]
+    ranked: Mapping[str, list[list[int]]]
+
+    def share(self, tier: str, k: int) -> float:
+        right = [
+            label in best[:k] for label, best in zip(self.labels, self.ranked[tier], strict=True)
+        ]
+        return sum(right) / len(right)
+
+    def agreement(self, tier: str) -> float:
+        pairs = zip(self.ranked[tier], self.ranked["exact"], strict=True)
+        same = [mine[0] == exact[0] for mine, exact in pairs]
+        return sum(same) / len(same)
+
+
+def pixels_of(model: ServedModel, path: Path) -> Tensor:
+    return decode(path.read_bytes(), InputSpec(model.transform, model.resize_side, 10**8))
+
+
+@pytest.fixture(scope="module")
+def varied(
+    tiny_model: Path, examples: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The tiny model, with a head that tells the example photos apart."""
+    folder = shutil.copytree(tiny_model, tmp_path_factory.mktemp("varied") / "tiny")
+    weights = load_file(folder / "model.safetensors")
+    model = catalog.load(str(tiny_model), CPU)
+    module = model.variant("rapid", 0).module
+    with torch.inference_mode():
+        logits = torch.stack([module(pixels_of(model, path)[None])[0] for path in examples])
+    weights["head.bias"] = weights["head.bias"] - logits.mean(dim=0)
+    save_file(weights, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def labelled(
+    varied: Path, examples: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> Labelled:
+    """The example photos; of the labels some are right, some are among the first five."""
+    model = catalog.load(str(varied), CPU)
+    ranked: dict[str, list[list[int]]] = {}
+    for tier in TIERS:
+        module = model.variant(*tiers.of_tier(model.limits, tier)).module
+        with torch.inference_mode():
+            rows = [module(pixels_of(model, path)[None])[0] for path in examples]
+        ranked[tier] = [row.argsort(descending=True).tolist() for row in rows]
+    labels = [best[(0, 0, 3, 9)[i % 4]] for i, best in enumerate(ranked["exact"])]
+    folder = tmp_path_factory.mktemp("labelled")
+    with (folder / "labels.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "index", "label"])
+        for path, label in zip(examples, labels, strict=True):
+            shutil.copy(path, folder)
+            writer.writerow([path.name, label, f"thing {label}"])
+    return Labelled(folder, labels, ranked)
+
+
+@pytest.fixture(params=[False, True], ids=["floats", "bytes"])
+def any_client(app_client: AppClient, request: pytest.FixtureRequest) -> AppClient:
+    """The app, with pictures decoded to floats, and with pictures decoded to bytes."""
+    if request.param:
+        request.getfixturevalue("normalizing")
+    return app_client
+
+
+def samples(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+async def until_probed(client: httpx.AsyncClient) -> dict[str, dict[str, object]]:
+    """The tiers, by name, once they are measured."""
+    async with asyncio.timeout(WITHIN_S):
+        while True:
+            (model,) = (await client.get("/v1/models")).json()["models"]
+            if all(tier["measured"] for tier in model["tiers"]):
+                return {tier["tier"]: tier["measured"] for tier in model["tiers"]}
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.anyio
+async def test_the_service_measures_what_a_plain_loop_finds(
+    any_client: AppClient, varied: Path, labelled: Labelled
+) -> None:
+    data = (f"tiny={labelled.folder}",)
+    async with any_client(models=(str(varied),), probe_interval_s=3600, probe_data=data) as client:
+        found = await until_probed(client)
+        metrics = samples((await client.get("/metrics")).text)
+    assert labelled.share("exact", 1) == 0.5
+    assert labelled.share("exact", 5) == 0.75
+    assert labelled.agreement("extreme") < 1
+    for tier in TIERS:
+        labels = {("model", "tiny"), ("method", "rapid"), ("tier", tier)}
+        for k in (1, 5):
+            expected = labelled.share(tier, k)
+            assert found[tier][f"top{k}"]["value"] == pytest.approx(expected, abs=1e-4)
+            key = ("rapid_probe_accuracy_ratio", frozenset({*labels, ("k", str(k))}))
+            assert metrics[key] == expected
+        agreement = labelled.agreement(tier)
+        assert found[tier]["agreement"]["value"] == pytest.approx(agreement, abs=1e-4)
+        assert metrics["rapid_probe_agreement_ratio", frozenset(labels)] == agreement
+        assert metrics["rapid_probe_samples_total", frozenset(labels)] == len(labelled.labels)
+        assert found[tier]["num_pictures"] == len(labelled.labels)
+    assert metrics["rapid_probe_interval_seconds", frozenset()] == 3600
+    assert ("rapid_images_total", frozenset({("model", "tiny"), ("tier", "exact")})) not in metrics
+
+
+@pytest.mark.anyio
+async def test_without_an_interval_nothing_is_probed(
+    app_client: AppClient, labelled: Labelled
+) -> None:
+    data = (f"tiny={labelled.folder}",)
+    async with app_client(probe_interval_s=0, probe_data=data) as client:
+        await asyncio.sleep(0.5)
+        (model,) = (await client.get("/v1/models")).json()["models"]
+        text = (await client.get("/metrics")).text
+    assert [tier["measured"] for tier in model["tiers"]] == [None] * len(TIERS)
+    assert "rapid_probe_samples_total{" not in text
+
+
+@pytest.mark.anyio
+async def test_a_probe_that_fails_is_made_up_for(
+    app_client: AppClient, labelled: Labelled, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(labelled.folder, tmp_path / "pictures")
+    (victim,) = folder.glob("owl.jpg")
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:100])
+    data = (f"tiny={folder}",)
+    async with app_client(probe_interval_s=0.2, probe_data=data) as client:
+        await asyncio.sleep(1)
+        assert (await client.get("/readyz")).status_code == 200
+        (model,) = (await client.get("/v1/models")).json()["models"]
+        assert model["tiers"][0]["measured"] is None
+        victim.write_bytes(whole)
+        found = await until_probed(client)
+    assert found["exact"]["num_pictures"] == len(labelled.labels)
+
+
+@pytest.mark.anyio
+async def test_a_baseline_is_published(app_client: AppClient, labelled: Labelled) -> None:
+    path = labelled.folder / "baseline.json"
+    wanted = {"exact": {"top1": 0.9, "top5": 0.95}}
+    path.write_text(json.dumps({"architecture": "x", "num_pictures": 12, "tiers": wanted}))
+    data = (f"tiny={labelled.folder}",)
+    try:
+        async with app_client(probe_interval_s=3600, probe_data=data) as client:
+            await until_probed(client)
+            metrics = samples((await client.get("/metrics")).text)
+    finally:
+        path.unlink()
+    published = {
+        labels: value
+        for (name, labels), value in metrics.items()
+        if name == "rapid_probe_baseline_accuracy_ratio"
+    }
+    common = {("model", "tiny"), ("method", "rapid"), ("tier", "exact")}
+    assert published == {
+        frozenset({*common, ("k", "1")}): 0.9,
+        frozenset({*common, ("k", "5")}): 0.95,
+    }
+
+
+# What the shadow finds on live traffic.
+
+
+@pytest.mark.anyio
+async def test_answers_are_compared_with_the_unreduced_models(
+    any_client: AppClient, varied: Path, labelled: Labelled, examples: list[Path]
+) -> None:
+    settings = {"shadow_fraction": 1.0, "spare_share": 1.0, "probe_interval_s": 0}
+    async with any_client(models=(str(varied),), **settings) as client:
+        for tier in ("extreme", "exact"):
+            for path in examples:
+                url = f"/v1/classify?tier={tier}"
+                assert (await client.post(url, content=path.read_bytes())).status_code == 200
+        labels = frozenset({("model", "tiny"), ("method", "rapid"), ("tier", "extreme")})
+        async with asyncio.timeout(WITHIN_S):
+            while True:
+                metrics = samples((await client.get("/metrics")).text)
+                dropped = metrics["rapid_shadow_dropped_total", frozenset()]
+                compared = metrics.get(("rapid_shadow_samples_total", labels), 0)
+                if compared + dropped == len(examples):
+                    break
+                await asyncio.sleep(0.01)
+    assert dropped == 0
+    agreeing = metrics["rapid_shadow_agreement_total", labels]
+    assert agreeing / compared == labelled.agreement("extreme")
+    tiers_seen = {dict(labels)["tier"] for name, labels in metrics if "shadow_samples" in name}
+    assert tiers_seen == {"extreme"}  # of `exact` there is nothing to learn
+
+
+@pytest.mark.anyio
+async def test_what_finds_no_spare_time_is_dropped_and_counted(
+    app_client: AppClient, owl: bytes
+) -> None:
+    async with app_client(shadow_fraction=1.0, spare_share=1e-6, probe_interval_s=0) as client:
+        for _ in range(20):
+            await client.post("/v1/classify?tier=fast", content=owl)
+        metrics = samples((await client.get("/metrics")).text)
+    num_kept = 20 - metrics["rapid_shadow_dropped_total", frozenset()]
+    assert 8 <= num_kept <= 10  # those that wait, the one that is waited for, the one done before
+
+
+@pytest.mark.anyio
+async def test_by_default_no_answer_is_compared(app_client: AppClient, owl: bytes) -> None:
+    async with app_client(probe_interval_s=0) as client:
+        for _ in range(5):
+            await client.post("/v1/classify?tier=fast", content=owl)
+        metrics = samples((await client.get("/metrics")).text)
+    assert metrics["rapid_batch_dispatch_total", frozenset({("reason", "spare")})] == 0
+    assert metrics["rapid_shadow_dropped_total", frozenset()] == 0
+
+
+# The list of pictures.
+
+LABELS = ("cat", "dog", "owl")
+
+
+def written(folder: Path, text: str, names: str = "abcdefgh") -> Path:
+    (folder / "labels.csv").write_text(text)
+    for name in names:
+        (folder / f"{name}.jpg").write_bytes(b"")
+    return folder
+
+
+def test_pictures_are_listed_by_index_or_label(tmp_path: Path) -> None:
+    by_index = written(tmp_path, "file,index\na.jpg,2\nb.jpg,0\n")
+    read = probe_set.read(by_index, LABELS, max_pictures=9)
+    assert read.pictures == ((tmp_path / "a.jpg", 2), (tmp_path / "b.jpg", 0))
+    assert read.baseline is None
+    by_label = written(tmp_path, "label,file\nowl,a.jpg\ncat,b.jpg\n")
+    assert probe_set.read(by_label, LABELS, max_pictures=9).pictures == read.pictures
+
+
+@pytest.mark.parametrize(
+    ("limit", "names"), [(9, "abcdefgh"), (8, "abcdefgh"), (4, "aceg"), (3, "adg"), (1, "a")]
+)
+def test_of_too_many_pictures_evenly_spaced_ones_are_taken(
+    tmp_path: Path, limit: int, names: str
+) -> None:
+    lines = "".join(f"{name}.jpg,0\n" for name in "abcdefgh")
+    folder = written(tmp_path, f"file,index\n{lines}")
+    pictures = probe_set.read(folder, LABELS, max_pictures=limit).pictures
+    assert [picture.path.stem for picture in pictures] == list(names)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "lists no pictures"),
+        ("file,index\n", "lists no pictures"),
+        ("file,index\na.jpg,3\n", "line 2: index '3' is out of range; .*0 ... 2"),
+        ("file,index\na.jpg,-1\n", "out of range"),
+        ("file,label\na.jpg,cat\nb.jpg,cow\n", "line 3: the model has no label 'cow'"),
+        ("file,index\nmissing.jpg,0\n", "no picture 'missing.jpg'"),
+        ("name,index\na.jpg,0\n", "no picture None"),
+        ("file\na.jpg\n", "no label None"),
+    ],
+)
+def test_a_list_that_cannot_be_used_says_why(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(ModelLoadError, match=says):
+        probe_set.read(written(tmp_path, text), LABELS, max_pictures=9)
+
+
+def test_a_missing_list_or_a_broken_baseline_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match=r"labels\.csv"):
+        probe_set.read(tmp_path, LABELS, max_pictures=9)
+    folder = written(tmp_path, "file,index\na.jpg,0\n")
+    (folder / "baseline.json").write_text('{"tiers": {"exact": {"top1": 2}}}')
+    with pytest.raises(ModelLoadError, match=r"baseline\.json"):
+        probe_set.read(folder, LABELS, max_pictures=9)
+
+
+# Shares and their intervals.
+
+
+@pytest.mark.parametrize(
+    ("count", "total", "low", "high"),
+    [
+        (8, 10, 0.4902, 0.9433),  # R's binom.confint(8, 10, method = "wilson")
+        (0, 20, 0.0, 0.1611),
+        (20, 20, 0.8389, 1.0),
+        (50, 100, 0.4038, 0.5962),
+    ],
+)
+def test_intervals_are_wilsons(count: int, total: int, low: float, high: float) -> None:
+    share = counts.share(count, total)
+    assert share == pytest.approx((count / total, low, high), abs=1e-4)
+
+
+def test_both_ends_of_an_interval_solve_wilsons_equation() -> None:
+    for total in (1, 7, 334):
+        for count in range(total + 1):
+            value, low, high = counts.share(count, total)
+            assert 0 <= low <= value <= high <= 1
+            for end in (low, high):
+                if 0 < end < 1:
+                    deviation = math.sqrt(end * (1 - end) / total)
+                    assert abs(value - end) == pytest.approx(counts.Z * deviation)
+
+
+def test_models_with_fewer_than_five_classes_are_counted_too() -> None:
+    counts = Measured()
+    counts.add(torch.tensor([0.1, 0.9, 0.5]), label=0, unreduced=torch.tensor([0.0, 0.2, 0.1]))
+    assert (counts.top1.value, counts.top5.value, counts.agreement.value) == (0, 1, 1)
+
+
+# The command line.
+
+
+def test_the_command_gives_table_csv_picture_and_baseline(
+    varied: Path, labelled: Labelled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(labelled.folder, tmp_path / "pictures")
+    files = ["--csv", str(tmp_path / "rows.csv"), "--png", str(tmp_path / "plot.png")]
+    chosen = ["--model", str(varied), "--data", str(folder), "--tiers", "extreme,exact"]
+    assert __main__.main(["probe", *chosen, *files, "--baseline", "--batch-size", "5"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in printed[:3]] == ["tier", "exact", "extreme"]
+    assert "50.0 (" in printed[1]
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["tier"] for row in rows] == ["exact", "extreme"]
+    for row in rows:
+        assert float(row["top1"]) == pytest.approx(labelled.share(row["tier"], 1), abs=1e-4)
+        assert float(row["top5"]) == pytest.approx(labelled.share(row["tier"], 5), abs=1e-4)
+        assert float(row["agreement"]) == pytest.approx(labelled.agreement(row["tier"]), abs=1e-4)
+        assert float(row["top1_low"]) < float(row["top1"]) < float(row["top1_high"])
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    baseline = probe_set.read(folder, [f"thing {i}" for i in range(10)], max_pictures=9).baseline
+    assert baseline is not None
+    assert baseline.tiers["exact"].top1 == 0.5
+
+
+def test_the_command_says_what_is_wrong(
+    tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert __main__.main(["probe", "--model", str(tiny_model)]) == 1
+    assert "name some with --data" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        __main__.main(["probe", "--tiers", "exact,slow"])
+    assert "'slow' is not a tier; allowed: exact, high" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        __main__.main(["probe", "--batch-size", "0"])
+    assert "'0' is not a number from 1 on" in capsys.readouterr().err

@@ -1,0 +1,485 @@
+"""A seeded simulation of the scheduler on a virtual clock replays arrival traces.
+
+The real Batcher, Forecast, Brownout and choose; only the device is a formula: a batch of n images
+takes `a * n + b` seconds, times the share of the tier, times some noise.
+"""
+
+import asyncio
+import functools
+import random
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from typing import Literal, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from service.api.v1.schemas import ClassifyParameters
+from service.pipeline import choice
+from service.pipeline.brownout import Brownout
+from service.pipeline.choice import Choice
+from service.pipeline.classify import PROMISED_SHARE
+from service.scheduling.batcher import LONGEST_SLEEP_S, TURNAROUND_S, Batcher, Finished, Hooks
+from service.scheduling.forecast import Forecast
+from service.scheduling.policy import BatchPolicy
+from service.tiers import TIER_MACS, TIERS, Reduction, ReductionRange, Tier
+from tests.service.scheduling.virtual_time import now, run
+
+MAX_BATCH_SIZE = 16
+SLOPE_S, INTERCEPT_S = 0.010, 0.005
+NOISE = 0.1
+"""standard deviation of a batch's seconds, as a share"""
+CAPACITY = MAX_BATCH_SIZE / (SLOPE_S * MAX_BATCH_SIZE + INTERCEPT_S)
+"""exact images per second"""
+SOON_S = 1e-6
+"""some turns of the loop"""
+LIMITS = ReductionRange(("rapid",), 196, 12, 98)
+PRESSURE_DEADLINE_S = 1.0
+
+End = Literal["answered", "late", "refused", "cancelled"]
+
+
+class Lane(NamedTuple):
+    """A tier of the one model."""
+
+    tier: Tier
+    macs: int
+    model: str = "vit"
+
+
+def lane_of(tier: Tier) -> Lane:
+    return Lane(tier, round(1e6 * TIER_MACS[tier]))
+
+
+@dataclass
+class Request:
+    """What a client sends, and what becomes of it."""
+
+    at: float
+    """seconds after the start"""
+    wanted: ClassifyParameters
+    deadline_s: float = PRESSURE_DEADLINE_S
+    leaves_after_s: float | None = None
+    choice: Choice | None = None
+    started: list[float] = field(default_factory=list)
+    ends: list[tuple[End, float]] = field(default_factory=list)
+
+    @property
+    def end(self) -> End:
+        return self.ends[0][0]
+
+    @property
+    def seconds(self) -> float:
+        """From arrival to end."""
+        return self.ends[0][1] - self.at
+
+
+class Batch(NamedTuple):
+    """What the device did."""
+
+    started: float
+    ended: float
+    lane: Lane
+    numbers: list[int]
+    num_threads: int
+
+
+class Setup(NamedTuple):
+    """How a trace is served."""
+
+    refuses: bool = True
+    """who would come too late, as `_plan` in classify.py does"""
+    browns_out: bool = False
+    max_wait_s: float = 0.0
+    num_streams: int = 1
+    slowness: Callable[[float], float] = lambda _: 1.0
+    """factor of the device's seconds, over time"""
+
+
+ORDINARY = Setup()
+
+
+class Simulation:
+    """One trace served; times are in seconds after the start."""
+
+    def __init__(self, requests: Sequence[Request], setup: Setup, seed: int = 0) -> None:
+        """Build the scheduler; to be called on the virtual loop."""
+        self.requests = requests
+        self.batches: list[Batch] = []
+        self.levels: list[tuple[float, int]] = [(0.0, 0)]
+        self._setup = setup
+        self.num_streams = setup.num_streams
+        self._noise = random.Random(seed)
+        self._zero = now()
+        self.forecast = Forecast(max_size=MAX_BATCH_SIZE, clock=now)
+        for tier in TIERS:
+            seconds = {n: device_s(lane_of(tier), n) for n in (1, MAX_BATCH_SIZE)}
+            self.forecast.seed(lane_of(tier), seconds)
+        self.batcher: Batcher[Lane] = Batcher(
+            self._forward,
+            BatchPolicy(
+                MAX_BATCH_SIZE,
+                setup.max_wait_s,
+                num_streams=setup.num_streams,
+                num_threads=setup.num_streams,
+            ),
+            Hooks(self.forecast.seconds, self._observe),
+            clock=now,
+        )
+        self._brownout = Brownout(self._pressure, clock=now)
+
+    @property
+    def now(self) -> float:
+        return now() - self._zero
+
+    async def serve(self) -> "Simulation":
+        """Replay the trace."""
+        loop = asyncio.create_task(self.batcher.run())
+        await asyncio.gather(*(self._client(number) for number in range(len(self.requests))))
+        loop.cancel()
+        with suppress(asyncio.CancelledError):
+            await loop
+        return self
+
+    def ended(self, *ends: End) -> list[Request]:
+        return [request for request in self.requests if request.end in ends]
+
+    async def _client(self, number: int) -> None:
+        request = self.requests[number]
+        await asyncio.sleep(request.at)
+        task = asyncio.create_task(self._classify(number))
+        if request.leaves_after_s is not None:
+            asyncio.get_running_loop().call_later(request.leaves_after_s, task.cancel)
+        await asyncio.wait([task])
+        end: End = "cancelled" if task.cancelled() else task.result()
+        request.ends.append((end, self.now))
+
+    async def _classify(self, number: int) -> End:
+        """The walk of `classify.py`, without pictures."""
+        request = self.requests[number]
+        arrival = now()
+        deadline = arrival + request.deadline_s
+        budget_ms = request.wanted.max_latency_ms
+        due = deadline if budget_ms is None else min(deadline, arrival + budget_ms / 1000)
+        if request.wanted.priority == 1:
+            due = arrival
+
+        def expected_s(reduction: Reduction) -> float:
+            caution = self.forecast.caution
+            return caution * self.batcher.expected_wait_s(lane_of(reduction.tier), 1, due)
+
+        request.choice = choice.choose(
+            LIMITS,
+            request.wanted,
+            default_tier="exact",
+            brownout_level=self._level,
+            expected_s=expected_s,
+        )
+        is_late = request.choice.expected_s > PROMISED_SHARE * (deadline - arrival)
+        if self._setup.refuses and self.batcher.is_busy and is_late:
+            return "refused"
+        try:
+            async with asyncio.timeout_at(deadline):
+                answer = await self.batcher.submit(
+                    lane_of(request.choice.reduction.tier),
+                    torch.tensor(number),
+                    due=due,
+                    deadline=deadline,
+                    on_start=lambda: request.started.append(self.now),
+                )
+        except TimeoutError:
+            return "late"
+        assert answer.logits.item() == number
+        return "answered"
+
+    async def _forward(
+        self, lane: Lane, images: Sequence[Tensor], num_threads: int
+    ) -> Sequence[Tensor]:
+        started = self.now
+        whole = self._setup.num_streams / num_threads
+        noise = max(0.5, self._noise.gauss(1, NOISE))
+        numbers = [int(image) for image in images]
+        try:
+            seconds = device_s(lane, len(images)) * noise * self._setup.slowness(started)
+            await asyncio.sleep(seconds * whole)
+        finally:
+            self.batches.append(Batch(started, self.now, lane, numbers, num_threads))
+        return images
+
+    def _observe(self, batch: Finished[Lane]) -> None:
+        self.forecast.observe(batch.lane, batch.num_images, batch.device_s)
+
+    def _pressure(self) -> float:
+        return min(1.0, self.batcher.backlog_s / PRESSURE_DEADLINE_S)
+
+    def _level(self) -> int:
+        if not self._setup.browns_out:
+            return 0
+        level = self._brownout.level()
+        if level != self.levels[-1][1]:
+            self.levels.append((self.now, level))
+        return level
+
+
+def device_s(lane: Lane, num_images: int) -> float:
+    return TIER_MACS[lane.tier] * (SLOPE_S * num_images + INTERCEPT_S)
+
+
+def simulate(requests: Iterable[Request], setup: Setup = ORDINARY, seed: int = 0) -> Simulation:
+    """Serve a trace and check what holds for every one."""
+
+    async def main() -> Simulation:
+        trace = sorted(requests, key=lambda request: request.at)
+        return await Simulation(trace, setup, seed).serve()
+
+    simulation = run(main())
+    check_answers(simulation)
+    check_batches(simulation)
+    if setup.max_wait_s == 0:
+        check_never_idle(simulation)
+    return simulation
+
+
+def check_answers(simulation: Simulation) -> None:
+    """Every request ends exactly once, in time or at its deadline."""
+    computed = Counter(number for batch in simulation.batches for number in batch.numbers)
+    assert max(computed.values(), default=1) == 1
+    assert simulation.batcher.num_waiting == 0
+    assert simulation.batcher.backlog_s == 0.0
+    for number, request in enumerate(simulation.requests):
+        assert len(request.ends) == 1
+        assert request.seconds <= request.deadline_s + SOON_S
+        assert len(request.started) == computed[number]
+        if request.end == "answered":
+            assert len(request.started) == 1
+        if request.end == "refused":
+            assert not request.started
+
+
+def threads_taken(simulation: Simulation) -> list[tuple[float, int]]:
+    """When the number of threads that compute changed, and to what."""
+    changes = [
+        change
+        for batch in simulation.batches
+        for change in ((batch.started, batch.num_threads), (batch.ended, -batch.num_threads))
+    ]
+    changes.sort()  # at the same time, batches end before others start
+    return list(zip([at for at, _ in changes], accumulate(by for _, by in changes), strict=True))
+
+
+def check_batches(simulation: Simulation) -> None:
+    """No batch is too large or mixed, starts before there is room, or with who has gone."""
+    assert all(0 <= taken <= simulation.num_streams for _, taken in threads_taken(simulation))
+    for batch in simulation.batches:
+        assert 1 <= len(batch.numbers) <= MAX_BATCH_SIZE
+        for request in (simulation.requests[number] for number in batch.numbers):
+            assert lane_of(request.choice.reduction.tier) == batch.lane
+            assert batch.started < request.at + request.deadline_s + SOON_S
+            assert request.ends[0][1] > batch.started
+
+
+def check_never_idle(simulation: Simulation) -> None:
+    """While a part of the device had nothing to do, nobody waited.
+
+    Except for a moment after answers, while another part computes: clients may come back.
+    """
+    answers = sorted(batch.ended for batch in simulation.batches)
+    gaps = [
+        (at, until, taken)
+        for (at, taken), (until, _) in pairwise(threads_taken(simulation))
+        if taken < simulation.num_streams and until - at > SOON_S
+    ]
+    ends = [end for _, end, _ in gaps]
+    for request in simulation.requests:
+        waited_until = request.started[0] if request.started else request.ends[0][1]
+        for at, until, taken in gaps[bisect_right(ends, request.at) :]:
+            if at >= waited_until:
+                break
+            since = max(at, request.at)
+            if taken > 0 and (num_answers := bisect_right(answers, at)):
+                since = max(since, answers[num_answers - 1] + TURNAROUND_S + LONGEST_SLEEP_S)
+            assert min(until, waited_until) - since < SOON_S
+
+
+def poisson(
+    rate: float, seconds: float, *, seed: int = 0, deadline_s: float = 1.0, **wanted: object
+) -> list[Request]:
+    """Requests that come at random, so many a second."""
+    chance, at, requests = random.Random(seed), 0.0, []
+    while (at := at + chance.expovariate(rate)) < seconds:
+        requests.append(Request(at, ClassifyParameters(**wanted), deadline_s))
+    return requests
+
+
+def share(some: Sequence[object], all_of_them: Sequence[object]) -> float:
+    return len(some) / max(1, len(all_of_them))
+
+
+def bursts(num_bursts: int, size: int, *, seed: int = 0) -> list[Request]:
+    """Many at the same moment, every two seconds, of any kind; some leave again."""
+    chance = random.Random(seed)
+    return [
+        Request(
+            2.0 * burst,
+            ClassifyParameters(tier=chance.choice(TIERS), priority=chance.choice((0, 0, 0, 1))),
+            deadline_s=chance.choice((0.3, 1.0, 1.5)),
+            leaves_after_s=chance.choice((None, None, None, 0.0, 0.1, 0.5)),
+        )
+        for burst in range(num_bursts)
+        for _ in range(size)
+    ]
+
+
+def mixture(load: float, seconds: float, *, seed: int = 0) -> list[Request]:
+    """All that a client can ask for; some leave again."""
+    chance = random.Random(seed)
+    wanted = [
+        {},
+        {"tier": "fast"},
+        {"tier": "exact", "min_tier": "extreme"},
+        {"max_latency_ms": 80},
+        {"max_latency_ms": 200, "min_tier": "fast"},
+        {"tier": "turbo", "priority": 1},
+    ]
+    return [
+        Request(
+            request.at,
+            ClassifyParameters(**chance.choice(wanted)),
+            deadline_s=chance.choice((0.2, 1.0, 3.0)),
+            leaves_after_s=chance.choice((None,) * 9 + (0.05,)),
+        )
+        for request in poisson(load * CAPACITY, seconds, seed=seed)
+    ]
+
+
+def slow_for_a_while(at: float) -> float:
+    return 3.0 if 8 <= at < 16 else 1.0
+
+
+TRACES: dict[str, tuple[Callable[[], list[Request]], Setup]] = {
+    "half": (lambda: poisson(0.5 * CAPACITY, 10), ORDINARY),
+    "nearly full": (lambda: poisson(0.9 * CAPACITY, 10), ORDINARY),
+    "twice": (lambda: poisson(2 * CAPACITY, 10), ORDINARY),
+    "twice, nobody refused": (lambda: poisson(2 * CAPACITY, 10), Setup(refuses=False)),
+    "bursts": (lambda: bursts(6, 80), ORDINARY),
+    "bursts, nobody refused": (lambda: bursts(6, 80), Setup(refuses=False)),
+    "bursts, waiting for company": (lambda: bursts(6, 80), Setup(max_wait_s=0.05)),
+    "mixture": (lambda: mixture(1.5, 10), Setup(browns_out=True)),
+    "mixture, nobody refused": (lambda: mixture(2.5, 10), Setup(refuses=False)),
+    "mixture, waiting for company": (lambda: mixture(1.0, 10), Setup(max_wait_s=0.05)),
+    "slow for a while": (lambda: mixture(0.7, 20), Setup(slowness=slow_for_a_while)),
+}
+
+
+@pytest.mark.parametrize("num_streams", [1, 2, 4])
+@pytest.mark.parametrize("name", TRACES)
+def test_laws_of_every_trace(name: str, num_streams: int) -> None:
+    requests, setup = TRACES[name]
+    served = simulate(requests(), setup._replace(num_streams=num_streams))
+    assert len(served.requests) > 400
+    assert share(served.ended("answered"), served.requests) > 0.1
+
+
+@pytest.mark.parametrize("name", ["mixture", "bursts, waiting for company"])
+def test_the_same_seed_gives_the_same_result(name: str) -> None:
+    requests, setup = TRACES[name]
+    first, second = simulate(requests(), setup, seed=1), simulate(requests(), setup, seed=1)
+    assert first.batches == second.batches
+    assert first.requests == second.requests
+    assert first.levels == second.levels
+    assert first.batches != simulate(requests(), setup, seed=2).batches
+
+
+@pytest.mark.parametrize(("load", "num_streams"), [(0.5, 1), (0.9, 1), (0.5, 4), (0.8, 4)])
+def test_below_capacity_all_are_in_time(load: float, num_streams: int) -> None:
+    served = simulate(poisson(load * CAPACITY, 20), Setup(num_streams=num_streams))
+    assert share(served.ended("answered"), served.requests) > 0.99
+
+
+@pytest.mark.parametrize("num_streams", [1, 2, 4])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_at_twice_the_capacity_who_is_let_in_is_in_time(seed: int, num_streams: int) -> None:
+    seconds = 20
+    trace = poisson(2 * CAPACITY, seconds, seed=seed)
+    served = simulate(trace, Setup(num_streams=num_streams), seed=seed)
+    accepted = served.ended("answered", "late")
+    assert share(served.ended("answered"), accepted) >= 0.99
+    assert len(served.ended("answered")) >= 0.85 * CAPACITY * seconds
+
+
+def test_refusing_who_would_be_late_answers_more_at_twice_the_capacity() -> None:
+    trace = functools.partial(poisson, 2 * CAPACITY, 20)
+    refusing, patient = simulate(trace()), simulate(trace(), Setup(refuses=False))
+    assert len(refusing.ended("answered")) > len(patient.ended("answered"))
+
+
+def test_a_flood_of_urgent_requests_does_not_starve_the_patient() -> None:
+    flood = poisson(6 * CAPACITY, 20, deadline_s=0.3, tier="extreme")
+    patient = poisson(1.0, 15, seed=1, deadline_s=4.0, tier="exact")
+    served = simulate(flood + patient)
+    ends = Counter(request.end for request in served.requests if request.wanted.tier == "exact")
+    # One may fall to the noise at the end, where its turn comes at the last moment.
+    assert ends["answered"] >= len(patient) - 1
+    assert len(served.ended("refused")) > len(served.requests) / 3
+
+
+def test_a_device_that_is_slow_for_a_while_is_believed_and_then_forgiven() -> None:
+    trace = poisson(0.6 * CAPACITY, 30)
+    served = simulate(trace, Setup(slowness=slow_for_a_while))
+    slow = [request for request in served.requests if 8 <= request.at < 16]
+    after = [request for request in served.requests if request.at >= 19]
+    accepted = [request for request in slow if request.end != "refused"]
+    assert 0.2 < share(accepted, slow) < 0.7  # it has a third of 1 / 0.6 of the capacity
+    assert share([request for request in accepted if request.end == "answered"], accepted) > 0.9
+    assert share([request for request in after if request.end == "answered"], after) > 0.99
+
+
+@pytest.mark.parametrize("num_streams", [1, 2])
+@pytest.mark.parametrize("budget_ms", [40, 100, 300])
+def test_at_half_load_a_latency_budget_that_is_promised_is_kept(
+    budget_ms: int, num_streams: int
+) -> None:
+    trace = poisson(0.5 * CAPACITY, 20, max_latency_ms=budget_ms)
+    served = simulate(trace, Setup(num_streams=num_streams))
+    promised = [request for request in served.requests if request.choice.reason == "latency_budget"]
+    kept = [
+        request
+        for request in promised
+        if request.end == "answered" and 1000 * request.seconds <= budget_ms
+    ]
+    assert share(promised, served.requests) > 0.9
+    assert share(kept, promised) >= 0.95
+
+
+def test_a_latency_budget_chooses_faster_tiers_as_load_rises() -> None:
+    means = []
+    for load in (0.25, 0.5, 0.9, 1.5, 2.0):
+        served = simulate(poisson(load * CAPACITY, 10, max_latency_ms=60))
+        tiers = [TIERS.index(request.choice.reduction.tier) for request in served.requests]
+        means.append(sum(tiers) / len(tiers))
+    assert means == sorted(means)
+    assert means[0] < 0.5
+    assert means[-1] > means[0] + 2
+
+
+def test_brownout_refuses_fewer_and_does_not_swing() -> None:
+    seconds = 30
+    trace = functools.partial(poisson, 2 * CAPACITY, seconds, tier="exact", min_tier="extreme")
+    off, on = simulate(trace()), simulate(trace(), Setup(browns_out=True))
+    assert len(off.ended("refused")) > 0.3 * len(off.requests)
+    assert len(on.ended("refused")) < len(off.ended("refused")) / 4
+    assert len(on.ended("answered")) > 1.5 * len(off.ended("answered"))
+    for (earlier, before), (later, level) in pairwise(on.levels):
+        assert abs(level - before) == 1
+        assert later - earlier >= 0.5
+    assert len(on.levels) - 1 <= 1.5 * seconds
+
+
+def test_without_pressure_nothing_is_browned_out() -> None:
+    served = simulate(poisson(0.5 * CAPACITY, 10, min_tier="extreme"), Setup(browns_out=True))
+    assert {request.choice.reason for request in served.requests} == {"default"}
