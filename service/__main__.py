@@ -29,11 +29,14 @@ from service.cli.calibrate import calibrate
 from service.cli.probe import Wanted
 from service.errors import ModelLoadError, SettingsError
 from service.images.resizing import Resize
-from service.runtime.lifecycle import Lifecycle, Phase
+from service.runtime.lifecycle import Phase
+from service.runtime.runtime import Runtime
 from service.settings import Settings
 from service.telemetry import logs
 from service.tiers import TIERS, Tier
 
+ENDING = (Phase.DRAINING, Phase.FAILED)
+"""phases in which the server ends"""
 BUSY_THREADS_S = 0.5
 """how long the process waits at its end for the threads that decode and compute"""
 RECEIVE_GRACE_S = 2.0
@@ -43,11 +46,11 @@ RECEIVE_GRACE_S = 2.0
 class Server(uvicorn.Server):
     """A uvicorn server that leaves in steps: not ready, then draining, then exit with 0."""
 
-    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, drain_delay_s: float) -> None:
-        """Serve, and tell `lifecycle` of signals."""
+    def __init__(self, config: uvicorn.Config, runtime: Runtime) -> None:
+        """Serve, and tell the runtime of signals."""
         super().__init__(config)
-        self._lifecycle = lifecycle
-        self._drain_delay_s = drain_delay_s
+        self._runtime = runtime
+        self._drain_delay_s = runtime.settings.drain_delay_s
         self._leaves_at = math.inf
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
@@ -58,19 +61,19 @@ class Server(uvicorn.Server):
         if self.should_exit:
             self.force_exit = True
         elif sig == signal.SIGTERM and self._leaves_at == math.inf and self._drain_delay_s > 0:
-            self._lifecycle.leave()
+            self._runtime.leave()
             self._leaves_at = time.monotonic() + self._drain_delay_s
         else:
             self._leave()
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: drain once the delay is over."""
-        if time.monotonic() >= self._leaves_at or self._lifecycle.phase is Phase.DRAINING:
+        """Ten times a second: drain once the delay is over, or end after a failure."""
+        if time.monotonic() >= self._leaves_at or self._runtime.lifecycle.phase in ENDING:
             self._leave()
         return await super().on_tick(counter)
 
     def _leave(self) -> None:
-        self._lifecycle.drain()
+        self._runtime.drain()
         self.should_exit = True
 
 
@@ -81,8 +84,8 @@ def serve() -> int:
         check_port(settings.host, settings.port)
         logs.configure(settings.log_level)
         keep_freed_memory()
-        lifecycle = Lifecycle()
-        app = create_app(settings, lifecycle, on_failure=lambda: stop())
+        runtime = Runtime(settings)
+        app = create_app(settings, runtime)
     except SettingsError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 2
@@ -96,13 +99,8 @@ def serve() -> int:
         ws="none",
         timeout_graceful_shutdown=settings.drain_timeout_s,
     )
-    server = Server(config, lifecycle, settings.drain_delay_s)
-
-    def stop() -> None:
-        server.should_exit = True
-
-    server.run()
-    status = 1 if lifecycle.phase is Phase.FAILED else 0
+    Server(config, runtime).run()
+    status = 1 if runtime.lifecycle.phase is Phase.FAILED else 0
     if _threads_are_busy():
         # Not sys.exit: the interpreter would wait for them, and a stuck one never ends.
         logging.shutdown()

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import SettingsError
+from service.images.limits import MAX_PIXELS
 from service.tiers import TIERS, Tier
 
 PREFIX = "RAPID_"
@@ -99,7 +100,7 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(32 * MEBIBYTE, ge=1, description="most bytes of one request body")
     max_pixels: int = Field(
-        50_000_000, ge=1, description="most pixels of one image, before and after resizing"
+        MAX_PIXELS, ge=1, description="most pixels of one image, before and after resizing"
     )
     max_images_per_request: int = Field(16, ge=1, description="most images in one request")
     deadline_ms: float = Field(

@@ -16,7 +16,6 @@ from service.models.tiers_file import CalibratedTier, CalibrationFile
 from service.models.timm_models import CALIBRATION, LoadedModel
 from service.tiers import TIER_MACS, TIERS
 
-MAX_PIXELS = 50_000_000
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 
 
@@ -98,7 +97,7 @@ def load_pictures(folder: Path, loaded: LoadedModel) -> Tensor:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
         raise ModelLoadError(f"{folder} has no images")
-    spec = InputSpec(loaded.transform, loaded.resize_side, MAX_PIXELS)
+    spec = InputSpec(loaded.transform, loaded.resize_side)
     pixels = []
     for path in tqdm(paths, desc="pictures"):
         try:

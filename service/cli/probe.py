@@ -16,17 +16,16 @@ from service.accuracy import probe_set
 from service.accuracy.counts import Measured, Share
 from service.accuracy.probe import measure
 from service.accuracy.probe_set import BASELINE, BaselineTier, Picture, ProbeBaseline
-from service.backends import cuda_graphs
-from service.backends.engine import Engine, share_out
+from service.backends.engine import Engine
 from service.backends.placement import Backend, Precision, choose
 from service.errors import ImageRejectedError, ModelLoadError, TooLargeError
 from service.images.decode import InputSpec, decode
 from service.images.resizing import Resize
 from service.models import catalog, timm_models
 from service.models.served import ServedModel
+from service.runtime.device import open_engine
 from service.tiers import Tier
 
-MAX_PIXELS = 50_000_000
 GRAPH_BYTES = 2**31
 """of memory, for graphs of what is measured"""
 
@@ -76,9 +75,7 @@ def probe(wanted: Wanted) -> tuple[list[Row], Path, ServedModel]:
         raise ModelLoadError(f"{wanted.model!r} has no pictures beside it; name some with --data")
     model = catalog.load(wanted.model, placement, wanted.resize)
     pictures = probe_set.read(folder, model.labels, max_pictures=wanted.max_images).pictures
-    threads = share_out(placement, 0, 1)._asdict()
-    prepared = cuda_graphs.of_placement(placement, **threads, max_bytes=GRAPH_BYTES)
-    engine = Engine(placement, **threads, graphs=prepared)
+    engine = open_engine(placement, num_threads=0, num_streams=1, max_graph_bytes=GRAPH_BYTES)
     measured = asyncio.run(_measure(model, engine, pictures, wanted))
     engine.close()
     return [_row(model, tier, counts) for tier, counts in measured.items()], folder, model
@@ -144,7 +141,7 @@ async def _measure(
 
 
 def _decoded(model: ServedModel, pictures: Sequence[Picture]) -> Iterator[tuple[Tensor, int]]:
-    spec = InputSpec(model.transform, model.resize_side, MAX_PIXELS)
+    spec = InputSpec(model.transform, model.input_spec.resize_side)
     for path, label in pictures:
         try:
             yield decode(path.read_bytes(), spec), label

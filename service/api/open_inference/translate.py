@@ -22,13 +22,13 @@ from service.api.open_inference.codec import (
 )
 from service.api.open_inference.documents import IMAGE, LOGITS, OUTPUTS, PIXELS, VERSION
 from service.api.open_inference.members import Bounds
+from service.api.parameters import LONGEST_MS, ClassifyParameters
 from service.api.v1.bodies import from_base64
 from service.api.v1.multipart import check_num_images
-from service.api.v1.schemas import LONGEST_MS, ClassifyParameters
 from service.errors import InvalidParameterError, InvalidRequestError
 from service.models.served import ServedModel
-from service.pipeline.classify import Outcome
 from service.pipeline.ranking import rank
+from service.pipeline.request import Outcome, Wanted
 
 BARE_BODY = RawInput(IMAGE, "BYTES", (1,))
 PASSED_ON = frozenset({"r", "tier", "min_tier", "max_latency_ms", "method"})
@@ -45,7 +45,7 @@ class Understood(NamedTuple):
     request: InferRequest
     pictures: list[bytes | Tensor]
     """files, or pixels (3, H, W)"""
-    wanted: ClassifyParameters
+    wanted: Wanted
     outputs: tuple[WantedOutput, ...]
     ignored: tuple[str, ...]
     """parameters that mean nothing here"""
@@ -85,7 +85,7 @@ def respond(
     model: ServedModel, understood: Understood, outcomes: Sequence[Outcome]
 ) -> tuple[bytes, int | None]:
     """The body of the answer, and the length of its JSON part if there is another."""
-    logits = torch.stack([outcome.answer.logits for outcome in outcomes])
+    logits = torch.stack([outcome.logits for outcome in outcomes])
     choice, variant = outcomes[0].plan.choice, outcomes[0].plan.variant
     parameters: dict[str, str | int | float | bool] = {
         "method": choice.reduction.method,
@@ -179,9 +179,7 @@ def _pixels(tensor: InputTensor) -> list[bytes | Tensor]:
     return list(values.reshape(tensor.shape))
 
 
-def _wanted(
-    parameters: Mapping[str, str | int | float | bool], model: ServedModel
-) -> ClassifyParameters:
+def _wanted(parameters: Mapping[str, str | int | float | bool], model: ServedModel) -> Wanted:
     values: dict[str, object] = {
         name: value for name, value in parameters.items() if name in PASSED_ON
     }
@@ -189,11 +187,12 @@ def _wanted(
         values["deadline_ms"] = min(timeout_us / 1000, LONGEST_MS)
     values["priority"] = int(_whole(parameters, "priority") == HIGHEST_PRIORITY)
     try:
-        return ClassifyParameters.model_validate({**values, "model": model.name}, strict=True)
+        given = ClassifyParameters.model_validate({**values, "model": model.name}, strict=True)
     except ValidationError as exc:
         raise InvalidParameterError(
             "; ".join(f"parameter {error['loc'][0]}: {error['msg']}" for error in exc.errors())
         ) from exc
+    return given.wanted()
 
 
 def _whole(parameters: Mapping[str, str | int | float | bool], name: str) -> int:

@@ -1,11 +1,9 @@
 """A request's body and query -> images and parameters, whichever of three forms it has."""
 
-import asyncio
 import base64
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Executor
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -13,8 +11,8 @@ from pydantic import ValidationError
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
+from service.api.parameters import ClassifyParameters
 from service.api.v1 import multipart
-from service.api.v1.schemas import ClassifyParameters
 from service.errors import (
     InvalidParameterError,
     InvalidRequestError,
@@ -41,6 +39,11 @@ LONGEST_DATA_URI_HEAD = 1024
 MAX_JSON_MARKS = 256
 """brackets, braces, commas and colons in a JSON body. The image in it has none, and its parameters
 some dozens; millions would keep the parser busy, which lets no other thread run meanwhile."""
+
+
+Parts = tuple[list[bytes], dict[str, object]]
+"""The images of a body, and the parameters in it."""
+InAThread = Callable[[Callable[[], Parts]], Awaitable[Parts]]
 
 
 class Upload(NamedTuple):
@@ -95,7 +98,11 @@ def _too_large(max_bytes: int) -> TooLargeError:
 
 
 async def parse(
-    body: bytes, headers: Headers, query: Iterable[tuple[str, str]], max_images: int, pool: Executor
+    body: bytes,
+    headers: Headers,
+    query: Iterable[tuple[str, str]],
+    max_images: int,
+    in_a_thread: InAThread,
 ) -> Upload:
     """Understand a request, by its content type.
 
@@ -104,7 +111,7 @@ async def parse(
         headers: for the content type.
         query: names and values of the query string.
         max_images: most images in a multipart body.
-        pool: where everything but a bare image is taken apart, off the event loop.
+        in_a_thread: runs what takes apart everything but a bare image, off the event loop.
 
     Raises:
         UnsupportedMediaError: a content type that cannot hold an image.
@@ -127,7 +134,7 @@ async def parse(
         take_apart = partial(_parse_json, body)
     else:
         raise _unsupported(media_type)
-    images, given = await asyncio.get_running_loop().run_in_executor(pool, take_apart)
+    images, given = await in_a_thread(take_apart)
     return Upload(images, _join(from_query, given))
 
 
@@ -178,9 +185,7 @@ def _join(
     return ClassifyParameters.model_validate({**first, **second})
 
 
-def _parse_multipart(
-    body: bytes, content_type: str, max_images: int
-) -> tuple[list[bytes], dict[str, object]]:
+def _parse_multipart(body: bytes, content_type: str, max_images: int) -> Parts:
     """The images of a form, in their order, and its parameters."""
     parts = multipart.read(body, content_type, max_images)
     for part in parts:
@@ -196,7 +201,7 @@ def _parse_multipart(
     return images, _parameters(fields, "form fields", strict=False)
 
 
-def _parse_json(body: bytes) -> tuple[list[bytes], dict[str, object]]:
+def _parse_json(body: bytes) -> Parts:
     """The image of a JSON body, and its parameters."""
     if sum(map(body.count, (b"[", b"{", b",", b":"))) > MAX_JSON_MARKS:
         raise InvalidRequestError(

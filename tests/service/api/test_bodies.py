@@ -1,17 +1,19 @@
 """A body by its content type: three forms, one meaning, and the edges of each."""
 
+import asyncio
 import base64
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
+from service.api.parameters import ClassifyParameters
 from service.api.v1.bodies import Upload, announced_length, parse, read_body
-from service.api.v1.schemas import ClassifyParameters
 from service.errors import (
     InvalidParameterError,
     InvalidRequestError,
@@ -44,7 +46,8 @@ async def read(
 ) -> Upload:
     headers = Headers({} if content_type is None else {"Content-Type": content_type})
     pairs = [(name, value) for name, _, value in (pair.partition("=") for pair in query.split())]
-    return await parse(body, headers, pairs, max_images=3, pool=pool)
+    in_a_thread = partial(asyncio.get_running_loop().run_in_executor, pool)
+    return await parse(body, headers, pairs, max_images=3, in_a_thread=in_a_thread)
 
 
 def part(name: str, value: bytes, more: str = "") -> bytes:
