@@ -13,8 +13,8 @@ from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
+from service.api import receiving
 from service.api.problems import problem_response, unexpected_response
-from service.api.v1 import bodies
 from service.errors import NotReadyError, ServiceError, SlowClientError
 from service.runtime.runtime import Runtime
 from service.telemetry.events import Call
@@ -83,13 +83,13 @@ async def _answer(runtime: Runtime, request: Request, call: Call, work: Work) ->
     """
     runtime.lifecycle.require_serving()
     max_bytes = runtime.settings.max_body_bytes
-    announced = bodies.announced_length(request.headers, max_bytes)
+    announced = receiving.announced_length(request.headers, max_bytes)
     with (
         runtime.api_keys.enter(presented_key(request)) as call.api_key,
         runtime.admission.receive(announced_bytes=announced) as arrived,
     ):
         body = await _receive(request, runtime, arrived)
-        if not bodies.is_plain(request.headers):
+        if not receiving.is_plain(request.headers):
             arrived(max_bytes - len(body))  # inflated, it may become that large
         call.queued()
         try:
@@ -105,7 +105,7 @@ async def _receive(request: Request, runtime: Runtime, arrived: Callable[[int], 
     settings = runtime.settings
     try:
         async with asyncio.timeout(settings.receive_timeout_s):
-            return await bodies.read_body(request, settings.max_body_bytes, arrived)
+            return await receiving.read_body(request, settings.max_body_bytes, arrived)
     except TimeoutError as exc:
         raise SlowClientError(
             f"the body did not arrive within {settings.receive_timeout_s:g} s"

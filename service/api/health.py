@@ -2,11 +2,17 @@
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
 from service.api import problems
-from service.api.v1.schemas import Health
 from service.runtime.runtime import Runtime
 from service.telemetry.record import MEDIA_TYPE
+
+
+class Health(BaseModel):
+    """Whether the service is alive or ready."""
+
+    status: str
 
 
 def create_router(runtime: Runtime) -> APIRouter:

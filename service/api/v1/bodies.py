@@ -9,14 +9,13 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 from starlette.datastructures import Headers
-from starlette.requests import Request
 
+from service.api import receiving
 from service.api.parameters import ClassifyParameters
 from service.api.v1 import multipart
 from service.errors import (
     InvalidParameterError,
     InvalidRequestError,
-    TooLargeError,
     UnsupportedMediaError,
 )
 
@@ -54,49 +53,6 @@ class Upload(NamedTuple):
     parameters: ClassifyParameters
 
 
-def announced_length(headers: Headers, max_bytes: int) -> int:
-    """How many bytes the header says that a body will have; 0 if it does not say.
-
-    Raises:
-        TooLargeError: the header announces more than `max_bytes`.
-    """
-    announced = headers.get("content-length", "")
-    if not announced.isdecimal():
-        return 0
-    if len(announced) > len(str(max_bytes)) or int(announced) > max_bytes:
-        raise _too_large(max_bytes)
-    return int(announced)
-
-
-def is_plain(headers: Headers) -> bool:
-    """Whether a body is what it is, not compressed."""
-    return headers.get("content-encoding", "identity").lower() == "identity"
-
-
-async def read_body(request: Request, max_bytes: int, arrived: Callable[[int], None]) -> bytes:
-    """The whole body.
-
-    Args:
-        request: whose body it is.
-        max_bytes: most bytes.
-        arrived: told how many bytes have come, piece by piece; may raise.
-
-    Raises:
-        TooLargeError: it has more than `max_bytes`.
-    """
-    body = bytearray()  # not a list of pieces: of one byte each they would be many times larger
-    async for chunk in request.stream():
-        if len(body) + len(chunk) > max_bytes:
-            raise _too_large(max_bytes)
-        arrived(len(chunk))
-        body += chunk
-    return bytes(body)
-
-
-def _too_large(max_bytes: int) -> TooLargeError:
-    return TooLargeError(f"the body is too large; allowed are {max_bytes} bytes")
-
-
 async def parse(
     body: bytes,
     headers: Headers,
@@ -119,7 +75,7 @@ async def parse(
         InvalidParameterError: an unknown parameter, or one that is given twice or is no such value.
         TooLargeError: too many images.
     """
-    if not is_plain(headers):
+    if not receiving.is_plain(headers):
         raise UnsupportedMediaError(
             f"content encoding {headers['content-encoding']!r} is not supported; send the body as "
             "it is"

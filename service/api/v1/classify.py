@@ -14,7 +14,6 @@ from service.api.v1.schemas import (
     ClassifyManyResponse,
     ClassifyResponse,
     ImageJson,
-    Problem,
 )
 from service.errors import ServiceError
 from service.models.served import METHODS
@@ -90,7 +89,7 @@ def create_router(runtime: Runtime) -> APIRouter:
 
     def entry(
         request: Request, outcome: Outcome | BaseException, call: Call
-    ) -> ClassifyResponse | Problem:
+    ) -> ClassifyResponse | problems.Problem:
         """One image's place in the list: its answer, or what was wrong with it."""
         if isinstance(outcome, ServiceError):
             runtime.record.refused(outcome)

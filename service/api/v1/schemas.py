@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 from service.api.parameters import ClassifyParameters
+from service.api.problems import Problem
 
 
 class ImageJson(ClassifyParameters):
@@ -61,18 +62,6 @@ class ClassifyResponse(BaseModel):
     macs_ratio: float = Field(description="multiply-adds, as a share of the unreduced model's")
     timing_ms: Timing
     batch_size: int = Field(description="images that shared the batch")
-    request_id: str
-
-
-class Problem(BaseModel):
-    """An error, RFC 9457."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    instance: str
-    code: str
     request_id: str
 
 
@@ -140,9 +129,3 @@ class ModelList(BaseModel):
     """All loaded models; the first is the default."""
 
     models: list[ModelInfo]
-
-
-class Health(BaseModel):
-    """Whether the service is alive or ready."""
-
-    status: str

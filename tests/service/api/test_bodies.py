@@ -13,7 +13,8 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from service.api.parameters import ClassifyParameters
-from service.api.v1.bodies import Upload, announced_length, parse, read_body
+from service.api.receiving import announced_length, read_body
+from service.api.v1.bodies import Upload, parse
 from service.errors import (
     InvalidParameterError,
     InvalidRequestError,
