@@ -21,7 +21,6 @@ from service.backends.engine import Engine, share_out
 from service.backends.placement import Backend, Precision, choose
 from service.errors import ImageRejectedError, ModelLoadError, TooLargeError
 from service.images.decode import InputSpec, decode
-from service.images.resizing import Resize
 from service.models import catalog, timm_models
 from service.models.served import ServedModel
 from service.tiers import Tier
@@ -42,7 +41,7 @@ class Wanted(NamedTuple):
     device: str
     backend: Backend
     precision: Precision
-    resize: Resize
+    resize: catalog.Resize
     batch_size: int
     max_images: int
 
