@@ -28,7 +28,7 @@ from service.cli import probe
 from service.cli.calibrate import calibrate
 from service.cli.probe import Wanted
 from service.errors import ModelLoadError, SettingsError
-from service.images.resizing import Resize
+from service.models.catalog import Resize
 from service.runtime.lifecycle import Phase
 from service.runtime.runtime import Runtime
 from service.settings import Settings

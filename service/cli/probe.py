@@ -20,7 +20,6 @@ from service.backends.engine import Engine
 from service.backends.placement import Backend, Precision, choose
 from service.errors import ImageRejectedError, ModelLoadError, TooLargeError
 from service.images.decode import InputSpec, decode
-from service.images.resizing import Resize
 from service.models import catalog, timm_models
 from service.models.served import ServedModel
 from service.runtime.device import open_engine
@@ -41,7 +40,7 @@ class Wanted(NamedTuple):
     device: str
     backend: Backend
     precision: Precision
-    resize: Resize
+    resize: catalog.Resize
     batch_size: int
     max_images: int
 

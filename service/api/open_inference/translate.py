@@ -16,10 +16,11 @@ from service.api.open_inference.codec import (
     OutputTensor,
     RawInput,
     WantedOutput,
-    inflate,
     parse,
     render,
 )
+from service.api.open_inference.content_encoding import inflate
+from service.api.open_inference.datatypes import BYTES, FP32
 from service.api.open_inference.documents import IMAGE, LOGITS, OUTPUTS, PIXELS, VERSION
 from service.api.open_inference.members import Bounds
 from service.api.parameters import LONGEST_MS, ClassifyParameters
@@ -30,7 +31,7 @@ from service.models.served import ServedModel
 from service.pipeline.ranking import rank
 from service.pipeline.request import Outcome, Wanted
 
-BARE_BODY = RawInput(IMAGE, "BYTES", (1,))
+BARE_BODY = RawInput(IMAGE, BYTES, (1,))
 PASSED_ON = frozenset({"r", "tier", "min_tier", "max_latency_ms", "method"})
 RESERVED = frozenset({"timeout", "priority"})
 """of the schedule-policy extension"""
@@ -137,7 +138,7 @@ def _pictures(
 def _check_shape(tensor: InputTensor, model: ServedModel) -> None:
     is_image = tensor.name == IMAGE
     allowed = ((), (1,)) if is_image else (tuple(model.input_size),)
-    if tensor.datatype == ("BYTES" if is_image else "FP32") and tensor.shape[1:] in allowed:
+    if tensor.datatype == (BYTES if is_image else FP32) and tensor.shape[1:] in allowed:
         return
     needed = (
         "BYTES and [N], one image file in each element"
@@ -224,11 +225,11 @@ def _output(wanted: WantedOutput, logits: Tensor, labels: Sequence[str]) -> Outp
     if not wanted.classification:
         values = logits if wanted.name == LOGITS else logits.softmax(dim=-1)
         data = values.contiguous().numpy().tobytes()
-        return OutputTensor(wanted.name, "FP32", tuple(values.shape), data, wanted.binary)
+        return OutputTensor(wanted.name, FP32, tuple(values.shape), data, wanted.binary)
     entries = []
     for row in logits:
         for best in rank(row, labels, wanted.classification):
             value = row[best.index].item() if wanted.name == LOGITS else best.probability
             entries.append(f"{value:f}:{best.index}:{best.label}".encode())
     shape = (len(logits), wanted.classification)
-    return OutputTensor(wanted.name, "BYTES", shape, entries, wanted.binary)
+    return OutputTensor(wanted.name, BYTES, shape, entries, wanted.binary)

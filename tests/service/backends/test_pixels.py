@@ -14,7 +14,6 @@ from service.backends.pixels import place
 from service.backends.placement import CPU
 from service.images.decode import InputSpec, decode
 from service.images.pool import DecodePool
-from service.images.resizing import Resize as Resizing
 from service.models import catalog
 from service.models.served import ServedModel
 from service.models.timm_models import create_transform, split_normalization
@@ -40,7 +39,9 @@ def decoded(model: ServedModel, path: Path) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("resize", ["pillow", "torch"])
-def test_bit_for_bit_what_timms_transform_gives(resize: Resizing, examples: list[Path]) -> None:
+def test_bit_for_bit_what_timms_transform_gives(
+    resize: catalog.Resize, examples: list[Path]
+) -> None:
     model = catalog.load(BUNDLED.name, NORMALIZING, resize)
     normalization = model.variant("rapid", 0).normalization
     images, expected = zip(*(decoded(model, path) for path in examples), strict=True)
