@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from service.errors import ImageRejectedError, TooLargeError
-from service.images.limits import MAX_PIXELS
+from service.images.options import MAX_PIXELS
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from service.images import decode
 from service.images.decode import InputSpec
-from service.images.limits import MAX_PIXELS
+from service.images.options import MAX_PIXELS
 from service.scheduling.forecast import Forecast, Line
 
 T = TypeVar("T")

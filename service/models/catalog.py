@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Iterator
-from typing import Literal
 
 from service.backends.placement import Placement
 from service.errors import ModelLoadError, ModelNotFoundError
+from service.images.options import Resize
 from service.models import timm_models
 from service.models.served import ServedModel
 
-Resize = Literal["pillow", "torch"]
 """what makes pictures as large as the model wants them."""
 MODEL_NAME = re.compile(r"[\w.:@+-]+", re.ASCII)
 
