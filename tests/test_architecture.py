@@ -13,33 +13,24 @@ CORE: dict[str, set[str]] = {
     "schedule": {"errors"},
     "tokens": set(),
     "vit": {"errors"},
-    "attention": {"precision", "tokens", "vit"},
     "precision": set(),
-    "scoring": {"precision"},
-    "selection": set(),
-    "reduction": {"precision", "selection", "tokens"},
-    "kernels": set(),
-    "fused": {"selection"},
-    "planners": {"attention", "fused", "scoring", "selection"},
-    "methods": {"errors", "planners", "schedule"},
-    "blocks": {
-        *(
-            "attention",
-            "methods",
-            "planners",
-            "reduction",
-            "schedule",
-            "selection",
-            "tokens",
-            "vit",
-        ),
+    "plans": set(),
+    "attention": {"precision", "vit"},
+    "contract": {"attention", "plans", "schedule", "tokens"},
+    "matching": {"contract", "plans", "precision"},
+    "methods": {
+        *("attention", "contract", "errors", "matching", "plans", "schedule", "tokens"),
     },
-    "cost": {"blocks", "errors", "methods", "planners", "schedule", "vit"},
+    "reduction": {"plans", "precision", "tokens"},
+    "blocks": {
+        *("attention", "contract", "errors", "plans", "reduction", "tokens", "vit"),
+    },
+    "cost": {"blocks", "contract", "errors", "schedule", "vit"},
     "patch": {
-        *("attention", "blocks", "cost", "errors", "fused", "methods", "planners", "schedule"),
+        *("attention", "blocks", "contract", "cost", "errors", "matching", "methods", "schedule"),
         *("tokens", "vit"),
     },
-    "tracing": {"blocks", "errors", "patch", "selection", "tokens"},
+    "tracing": {"blocks", "errors", "patch", "plans", "tokens"},
     "calibration": {"cost", "errors", "patch", "vit"},
     "__init__": {"calibration", "cost", "errors", "methods", "patch", "schedule", "tracing"},
 }
@@ -147,8 +138,8 @@ FORBIDDEN_NAMES = {"utils", "helpers", "common"}
 
 
 def unit(path: Path) -> str:
-    """A file's name in the tables; all of `routes/` counts as one."""
-    return "routes" if path.parent.name == "routes" else path.stem
+    """A file's name in the tables; all files of a folder inside a package count as one."""
+    return path.stem if path.parent.parent == ROOT else path.parent.name
 
 
 def imports(path: Path) -> set[str]:

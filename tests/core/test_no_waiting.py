@@ -13,7 +13,7 @@ import rapid_core
 from .tiny import random_images, tiny_vit
 
 WAITS = {"item", "nonzero", "tolist", "cpu", "numpy", "masked_select", "unique", "synchronize"}
-SOURCES = sorted(Path(rapid_core.__file__).parent.glob("*.py"))
+SOURCES = sorted(Path(rapid_core.__file__).parent.rglob("*.py"))
 REQUESTS: dict[str, dict[str, Any]] = {
     "rapid": {"r": 3},
     "rapid_list": {"r": [3, 0, 4, 99]},
@@ -35,7 +35,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
 OFFLINE = {"calibration.py"}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_nothing_in_a_forward_reads_from_the_device(path: Path) -> None:
     calls = [
         node.func.attr
