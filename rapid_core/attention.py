@@ -1,4 +1,4 @@
-"""One attention pass that keeps what the token reduction wants to know of it."""
+"""One attention pass that also returns its queries and keys, and the attention read from them."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rapid_core.precision import without_autocast
-from rapid_core.tokens import Tokens
 from rapid_core.vit import Attention
 
 
@@ -24,14 +23,6 @@ class AttentionPass(NamedTuple):
     """(B, 1, 1, N), what was added to the attention logits; None for nothing."""
     scale: float
     """what the logits were multiplied by, 1 / sqrt(D)."""
-
-
-class Evidence(NamedTuple):
-    """What a method may look at when it decides which tokens of a block go."""
-
-    attention: AttentionPass
-    tokens: Tokens
-    """N tokens, after the attention's residual."""
 
 
 def size_bias(size: Tensor) -> Tensor:
@@ -118,6 +109,11 @@ def attention_received(attention: AttentionPass) -> Tensor:
     It stands in for the CLS attention in models without a CLS token.
     """
     return _probabilities(attention, attention.queries).mean(dim=(1, 2))
+
+
+def importance(attention: AttentionPass, *, has_class_token: bool) -> Tensor:
+    """Importance of every token, (B, N): the attention of the CLS token, or else of all tokens."""
+    return cls_attention(attention) if has_class_token else attention_received(attention)
 
 
 def _probabilities(attention: AttentionPass, queries: Tensor) -> Tensor:

@@ -1,32 +1,20 @@
 """The transformer blocks, with the reduction between attention and MLP."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, cast
+from collections.abc import Callable, Iterable
+from typing import cast
 
 from torch import Tensor, nn
 
-from rapid_core.attention import Evidence, attend, attend_from_prefix
-from rapid_core.methods import ReductionPlan
-from rapid_core.planners import Planner, Remember
+from rapid_core.attention import attend, attend_from_prefix
+from rapid_core.contract import Decision, Evidence, ReductionPlan
+from rapid_core.errors import InvalidScheduleError
+from rapid_core.plans import Plan
 from rapid_core.reduction import apply_plan
-from rapid_core.schedule import removable, removed_per_block
-from rapid_core.selection import Plan
 from rapid_core.tokens import Tokens
 from rapid_core.vit import Block
 
 OnPlan = Callable[[Plan | None], None]
-"""Told of what each reduction did to the tokens, None for nothing."""
-
-
-class BlockStep(NamedTuple):
-    """What one block does to the tokens."""
-
-    num_removed: int
-    """R, 0 ... half of the patch tokens."""
-    planner: Planner
-    """decides which."""
-    remember: Remember | None = None
-    """what to note of each token first, if anything."""
+"""Called with what each place did to the tokens, None for nothing."""
 
 
 class ReducedBlocks(nn.Sequential):
@@ -37,6 +25,7 @@ class ReducedBlocks(nn.Sequential):
         blocks: Iterable[nn.Module],
         reduction: ReductionPlan,
         *,
+        num_tokens: int,
         num_prefix_tokens: int,
         prefix_only: bool = False,
     ) -> None:
@@ -44,18 +33,26 @@ class ReducedBlocks(nn.Sequential):
 
         Args:
             blocks: of the model; they are shared, not copied.
-            reduction: what each of them does.
+            reduction: one decision before the first block, and one for each block.
+            num_tokens: tokens that enter the model at its own image size. For these the decisions
+                are made ready here; for another number, in each forward.
             num_prefix_tokens: P.
             prefix_only: let the last block compute its P prefix tokens alone; for models that
-                look at no other token after it.
+                read no other token after it.
+
+        Raises:
+            InvalidScheduleError: the plan does not fit the blocks.
         """
         super().__init__(*blocks)
+        _check_plan(reduction, len(self))
         self.reduction = reduction
+        self.num_tokens = num_tokens
         self.num_prefix_tokens = num_prefix_tokens
         self.prefix_only = prefix_only
+        self.decisions = reduction.for_tokens(num_tokens, num_prefix_tokens)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name nn.Sequential gives it
-        """Run all blocks on embedded tokens (B, N, C); returns what is left, (B, M, C)."""
+        """Run all blocks on embedded tokens (B, N, C); returns the tokens left, (B, M, C)."""
         return self.run(input).x
 
     def run(self, x: Tensor, on_plan: OnPlan = lambda _: None) -> Tokens:
@@ -63,76 +60,80 @@ class ReducedBlocks(nn.Sequential):
 
         Args:
             x: (B, N, C).
-            on_plan: called once for the input and once for every block.
+            on_plan: called once for the input and once for every block that computes all tokens.
         """
-        tokens = self._reduce_input(Tokens(x), on_plan)
-        for block, step in self._steps(tokens.x.shape[1]):
-            tokens = run_block(block, tokens, step, on_plan)
+        at_input, *in_blocks = self._decisions_for(x.shape[1])
+        tokens = _reduce(Evidence(Tokens(x)), at_input, on_plan)
+        whole = in_blocks[: len(self) - self.prefix_only]
+        for block, decision in zip(self, whole, strict=False):
+            tokens = run_block(cast(Block, block), tokens, decision, on_plan)
         if self.prefix_only:
             return run_prefix(cast(Block, self[-1]), tokens, self.num_prefix_tokens)
         return tokens
 
-    def _reduce_input(self, tokens: Tokens, on_plan: OnPlan) -> Tokens:
-        num_removed = min(
-            self.reduction.num_removed_at_input,
-            removable(tokens.x.shape[1], self.num_prefix_tokens),
-        )
-        if num_removed == 0 or self.reduction.at_input is None:
-            on_plan(None)
-            return tokens
-        plan = self.reduction.at_input(tokens.x, num_removed)
-        on_plan(plan)
-        return apply_plan(tokens, plan)
+    def _decisions_for(self, num_tokens: int) -> tuple[Decision, ...]:
+        if num_tokens == self.num_tokens:
+            return self.decisions
+        # An image of another size, or patch dropout in training.
+        return self.reduction.for_tokens(num_tokens, self.num_prefix_tokens)
 
-    def _steps(self, num_tokens: int) -> Iterator[tuple[Block, BlockStep]]:
-        """Every block that all tokens go through, with what it removes."""
-        removed = removed_per_block(
-            num_tokens=num_tokens,
-            num_prefix_tokens=self.num_prefix_tokens,
-            schedule=self.reduction.schedule,
+
+def _check_plan(reduction: ReductionPlan, num_blocks: int) -> None:
+    num_places = num_blocks + 1
+    if len(reduction.decisions) != num_places:
+        raise InvalidScheduleError(
+            f"the method's plan has {len(reduction.decisions)} decisions; this model needs "
+            f"{num_places}: before the first block, and one for each of its {num_blocks} blocks"
         )
-        remember = self.reduction.remember if any(removed) else None
-        steps = list(zip(self, removed, self.reduction.planners, strict=True))
-        for block, num_removed, planner in steps[: len(self) - self.prefix_only]:
-            yield cast(Block, block), BlockStep(num_removed, planner, remember)
+    for place, decision in enumerate(reduction.decisions):
+        if decision.num_removed and decision.planner is None:
+            raise InvalidScheduleError(f"the method's plan has no planner at place {place}")
 
 
 def run_block(
-    block: Block, tokens: Tokens, step: BlockStep, on_plan: OnPlan = lambda _: None
+    block: Block, tokens: Tokens, decision: Decision, on_plan: OnPlan = lambda _: None
 ) -> Tokens:
     """Run one timm `Block` and remove R tokens inside it.
 
     Args:
         block: all its own parts are used.
         tokens: N tokens.
-        step: how many of them go, and who decides.
-        on_plan: told of the plan.
+        decision: how many of them go, which ones, and what is remembered.
+        on_plan: called with the plan.
 
     Returns:
         N - R tokens.
     """
-    if step.num_removed == 0 and tokens.size is None and step.remember is None:
+    if decision.num_removed == 0 and decision.remember is None and tokens.size is None:
         on_plan(None)
-        return Tokens(block(tokens.x))  # nothing of ours to do: the original, bit for bit
+        # The model's own block: its result, bit for bit.
+        return tokens._replace(x=block(tokens.x))
     attention = attend(block.attn, block.norm1(tokens.x), tokens.size)
     tokens = tokens._replace(x=tokens.x + block.drop_path1(block.ls1(attention.output)))
-    if step.remember is not None:
-        tokens = tokens._replace(memory=step.remember(Evidence(attention, tokens)))
-    plan = None
-    if step.num_removed > 0:
-        plan = step.planner(Evidence(attention, tokens), step.num_removed)
-        tokens = apply_plan(tokens, plan)
-    on_plan(plan)
+    tokens = _reduce(Evidence(tokens, attention), decision, on_plan)
     return tokens._replace(
         x=tokens.x + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens.x))))
     )
 
 
+def _reduce(seen: Evidence, decision: Decision, on_plan: OnPlan) -> Tokens:
+    """Remember, decide, remove: the same at every place."""
+    if decision.remember is not None:
+        seen = seen._replace(tokens=seen.tokens._replace(memory=decision.remember(seen)))
+    if decision.num_removed == 0:
+        on_plan(None)
+        return seen.tokens
+    assert decision.planner is not None
+    plan = decision.planner(seen, decision.num_removed)
+    on_plan(plan)
+    return apply_plan(seen.tokens, plan)
+
+
 def run_prefix(block: Block, tokens: Tokens, num_prefix_tokens: int) -> Tokens:
     """Run a block for the P prefix tokens alone; all tokens are still attended to.
 
-    What a reduction in this block would do to the other tokens cannot reach the prefix tokens any
-    more, so the result for these is the same.
+    A reduction in this block would change the other tokens only after attention, and the prefix
+    tokens are the same without it.
 
     Returns:
         P tokens.

@@ -1,16 +1,15 @@
 """What a model costs: multiply-adds of one image, from the shapes of its own layers."""
 
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
 from typing import cast
 
 from torch import nn
 
 from rapid_core.blocks import ReducedBlocks
+from rapid_core.contract import Method, TokenLayout
 from rapid_core.errors import InvalidScheduleError, UnsupportedModelError
-from rapid_core.methods import Method, ReductionPlan
-from rapid_core.planners import TokenLayout
-from rapid_core.schedule import BlockCost, removable, token_counts
+from rapid_core.schedule import BlockCost, capped, removable
 from rapid_core.vit import Block, VisionTransformer, check_model
 
 
@@ -30,8 +29,8 @@ def macs(model: nn.Module) -> int:
     vit = check_model(model)
     blocks = vit.blocks
     if not isinstance(blocks, ReducedBlocks):
-        return _macs(vit, ReductionPlan((0,) * len(blocks), ()), prefix_only=False)
-    return _macs(vit, blocks.reduction, prefix_only=blocks.prefix_only)
+        return schedule_macs(vit, (0,) * len(blocks), prefix_only=False)
+    return _macs(vit, blocks.reduction.num_removed, prefix_only=blocks.prefix_only)
 
 
 def closest_from_below(
@@ -52,7 +51,7 @@ def closest_from_below(
     budget = macs_ratio * macs(cast(nn.Module, vit))
 
     def fits(r: int | tuple[int, ...]) -> bool:
-        return _macs(vit, method.plan(r, layout), prefix_only=prefix_only) <= budget
+        return _macs(vit, method.plan(r, layout).num_removed, prefix_only=prefix_only) <= budget
 
     most = removable(layout.num_tokens, layout.num_prefix_tokens)
     r = next((r for r in range(most + 1) if fits(r)), None)
@@ -79,20 +78,16 @@ def refine(schedule: tuple[int, ...], fits: Callable[[tuple[int, ...]], bool]) -
 
 def schedule_macs(vit: VisionTransformer, schedule: tuple[int, ...], *, prefix_only: bool) -> int:
     """Multiply-adds of one image with a number of tokens to remove in each block."""
-    return _macs(vit, ReductionPlan(schedule, ()), prefix_only=prefix_only)
+    return _macs(vit, (0, *schedule), prefix_only=prefix_only)
 
 
-def _macs(vit: VisionTransformer, reduction: ReductionPlan, *, prefix_only: bool) -> int:
+def _macs(vit: VisionTransformer, wanted: Sequence[int], *, prefix_only: bool) -> int:
+    """Multiply-adds of one image with a number of tokens to remove at each place."""
     num_tokens = vit.patch_embed.num_patches + vit.num_prefix_tokens
-    num_tokens -= min(reduction.num_removed_at_input, removable(num_tokens, vit.num_prefix_tokens))
-    counts = token_counts(
-        num_tokens=num_tokens,
-        num_prefix_tokens=vit.num_prefix_tokens,
-        num_blocks=len(vit.blocks),
-        r=reduction.schedule,
-    )
+    removed = capped(wanted, num_tokens, vit.num_prefix_tokens)
+    counts = [num_tokens - gone for gone in accumulate(removed)]
     total = vit.patch_embed.num_patches * _patch_weights(vit)
-    steps = list(pairwise([num_tokens, *counts]))
+    steps = list(pairwise(counts))
     for number, (block, (entering, left)) in enumerate(zip(vit.blocks, steps, strict=True)):
         if prefix_only and number == len(steps) - 1:
             queries = left = vit.num_prefix_tokens

@@ -6,13 +6,13 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from rapid_core import fused
 from rapid_core.attention import size_bias
 from rapid_core.blocks import ReducedBlocks
+from rapid_core.contract import TokenLayout
 from rapid_core.cost import closest_from_below
 from rapid_core.errors import InvalidScheduleError
-from rapid_core.methods import create_method
-from rapid_core.planners import TokenLayout
+from rapid_core.matching import fused
+from rapid_core.methods import create_method, require_one_amount
 from rapid_core.schedule import PAPER_PRUNE_BLOCKS, Reductions, named_schedule
 from rapid_core.tokens import Tokens
 from rapid_core.vit import VisionTransformer, check_model
@@ -48,14 +48,13 @@ def patch(  # noqa: PLR0913 - all but r are named options
             fit, the last first.
         schedule: what an integer r means: "constant"; "decreasing", from 2 r to 0; or "paper",
             RAPID's own: 4 blocks that prune, 8 that merge, nothing after.
-        method: "rapid", "tome", "tofu", "patch_similarity", "evit", "attention_rollout" or
-            "random"; docs/methods.md describes them.
+        method: a name in `METHODS`; docs/methods.md describes them.
         prefix_only: let the last block of a CLS-pooled model compute only the tokens that the head
             reads: the same logits within rounding, for less work. `forward_features` then returns
             the prefix tokens alone.
-        fused_kernels: let "rapid", "tome" and "tofu" match tokens in Triton kernels on a GPU where
-            these work: the same choices within rounding. A GPU is tried here, or in the first
-            forward if the model comes to it later. False: always PyTorch's.
+        fused_kernels: let methods that match tokens do so in Triton kernels, on a GPU where these
+            work: the same choices within rounding. A GPU is tried here, or in the first forward if
+            the model is moved to it later. False: PyTorch always matches the tokens.
         **options: the method's own; for "rapid": `similarity_threshold` = 0.7, `num_prune_blocks` =
             first third, `importance_weight` = 50.0, `importance_top` = 0.2, `clamp_importance` =
             False.
@@ -87,11 +86,7 @@ def patch(  # noqa: PLR0913 - all but r are named options
             f"prefix_only needs a model that pools the CLS token, not global_pool = "
             f"{vit.global_pool!r}"
         )
-    shares = [options.get(name) for name in ("keep_rate", "prune_ratio")]
-    if sum(amount is not None for amount in (r, macs_ratio, *shares)) != 1:
-        raise InvalidScheduleError(
-            "give one of r, macs_ratio, keep_rate (evit) and prune_ratio (patch_similarity)"
-        )
+    require_one_amount(chosen, r, macs_ratio)
     if macs_ratio is not None:
         if schedule != "constant":
             raise InvalidScheduleError(f"schedule = {schedule!r} needs r, not macs_ratio")
@@ -100,6 +95,7 @@ def patch(  # noqa: PLR0913 - all but r are named options
     reduced.blocks = ReducedBlocks(
         vit.blocks,
         chosen.plan(named_schedule(schedule, 0 if r is None else r, layout.num_blocks), layout),
+        num_tokens=layout.num_tokens,
         num_prefix_tokens=layout.num_prefix_tokens,
         prefix_only=prefix_only,
     )

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from rapid_core.plans import FusePlan, MergePlan, Plan, PrunePlan
 from rapid_core.precision import without_autocast
-from rapid_core.selection import FusePlan, MergePlan, Plan, PrunePlan
 from rapid_core.tokens import Tokens, ones_like_size
 
 

@@ -4,8 +4,8 @@ All counts of tokens include the prefix tokens (CLS, distillation, registers), w
 removed. A *schedule* is a tuple with the number of tokens to remove in each block.
 """
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, pairwise
 from operator import index
 from typing import NamedTuple, SupportsIndex, TypeGuard
 
@@ -107,6 +107,21 @@ def removable(num_tokens: int, num_prefix_tokens: int) -> int:
     return max(num_tokens - num_prefix_tokens, 0) // 2
 
 
+def capped(wanted: Iterable[int], num_tokens: int, num_prefix_tokens: int) -> tuple[int, ...]:
+    """What each place really removes of the number that it is asked to, one place after another.
+
+    Args:
+        wanted: tokens to remove at each place, >= 0.
+        num_tokens: tokens that enter the first place, prefix tokens included.
+        num_prefix_tokens: P, at most `num_tokens`.
+    """
+    removed = []
+    for number in wanted:
+        removed.append(min(number, removable(num_tokens, num_prefix_tokens)))
+        num_tokens -= removed[-1]
+    return tuple(removed)
+
+
 def token_counts(
     *, num_tokens: int, num_prefix_tokens: int, num_blocks: int, r: Reductions
 ) -> list[int]:
@@ -133,11 +148,8 @@ def token_counts(
         raise InvalidScheduleError(
             f"num_prefix_tokens = {num_prefix_tokens} must lie in 0 ... num_tokens = {num_tokens}"
         )
-    counts = []
-    for number in parse_r(r, num_blocks):
-        num_tokens -= min(number, removable(num_tokens, num_prefix_tokens))
-        counts.append(num_tokens)
-    return counts
+    removed = capped(parse_r(r, num_blocks), num_tokens, num_prefix_tokens)
+    return [num_tokens - gone for gone in accumulate(removed)]
 
 
 def removed_per_block(

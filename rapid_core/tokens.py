@@ -24,3 +24,8 @@ def ones_like_size(x: Tensor) -> Tensor:
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
     return torch.ones(x.shape[0], x.shape[1], 1, dtype=dtype, device=x.device)
+
+
+def positions(per_token: Tensor) -> Tensor:
+    """Numbers of the tokens in their order: (B, N, ...) -> (B, N), int64."""
+    return torch.arange(per_token.shape[1], device=per_token.device).expand(len(per_token), -1)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from rapid_core.blocks import OnPlan, ReducedBlocks
 from rapid_core.errors import UnsupportedModelError
 from rapid_core.patch import shallow_copy
-from rapid_core.selection import FusePlan, MergePlan, Plan
+from rapid_core.plans import FusePlan, MergePlan, Plan
 from rapid_core.tokens import Tokens
 
 
@@ -57,6 +57,7 @@ class _RecordingBlocks(ReducedBlocks):
         super().__init__(
             blocks,
             blocks.reduction,
+            num_tokens=blocks.num_tokens,
             num_prefix_tokens=blocks.num_prefix_tokens,
             prefix_only=False,
         )

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 import rapid_core
-from rapid_core import planners, scoring
-from rapid_core.planners import TokenLayout
-from rapid_core.selection import PrunePlan
+from rapid_core.contract import Evidence, TokenLayout
+from rapid_core.methods.patch_similarity import drop_redundant, remember_positions, share_above
+from rapid_core.plans import PrunePlan
+from rapid_core.tokens import Tokens
 
 from .tiny import random_images, tiny_vit
 
@@ -38,8 +39,8 @@ def test_random_differs_between_seeds_and_blocks(model: nn.Module, images: Tenso
         for seed in seeds
     }
     assert len(first) > 15
-    planned = rapid_core.patch(model, r=3, method="random").blocks.reduction.planners
-    assert len({plan.keywords["seed"] for plan in planned}) == len(planned)
+    _, *planned = rapid_core.patch(model, r=3, method="random").blocks.reduction.decisions
+    assert len({decision.planner.keywords["seed"] for decision in planned}) == len(planned) == 4
 
 
 def test_random_reaches_sources_and_destinations_alike(model: nn.Module, images: Tensor) -> None:
@@ -81,7 +82,9 @@ def lost_of(plan: PrunePlan) -> set[int]:
 def test_one_of_each_pair_of_twins_survives_with_diversity(
     diversity: float, expected: set[int]
 ) -> None:
-    plan = planners.drop_redundant_inputs(patches_with_twins(), 4, layout=GRID, diversity=diversity)
+    tokens = Tokens(patches_with_twins())
+    seen = Evidence(tokens._replace(memory=remember_positions(Evidence(tokens))))
+    plan = drop_redundant(seen, 4, layout=GRID, diversity=diversity)
     assert lost_of(plan) == expected
 
 
@@ -136,7 +139,7 @@ def test_a_ratio_is_spread_over_the_blocks(
     options = {"method": "patch_similarity", "prune_ratio": prune_ratio}
     assert rapid_core.patch(model, **options).blocks.reduction.schedule == expected
     at_input = rapid_core.patch(model, **options, at_input=True).blocks.reduction
-    assert (at_input.schedule, at_input.num_removed_at_input) == ((0,) * 4, sum(expected))
+    assert (at_input.schedule, at_input.decisions[0].num_removed) == ((0,) * 4, sum(expected))
 
 
 @pytest.mark.parametrize(
@@ -150,5 +153,5 @@ def test_an_impossible_ratio_is_refused(model: nn.Module, request_: dict[str, fl
 def test_a_threshold_becomes_a_ratio() -> None:
     """Three equal patches of four resemble the others by 1/3, the odd one by -1."""
     x = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]]])
-    ratios = [scoring.share_above(x, threshold) for threshold in (-2.0, 0.0, 0.5)]
+    ratios = [share_above(x, threshold) for threshold in (-2.0, 0.0, 0.5)]
     assert ratios == [1.0, 0.75, 0.0]

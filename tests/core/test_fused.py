@@ -24,9 +24,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import rapid_core
-from rapid_core import fused, planners, scoring, selection
-from rapid_core.attention import AttentionPass, Evidence
-from rapid_core.planners import FUSED, PYTORCH, TokenLayout
+from rapid_core.attention import AttentionPass
+from rapid_core.contract import Evidence, TokenLayout
+from rapid_core.matching import fused, scoring, selection
+from rapid_core.matching.bipartite import FUSED, PYTORCH, matching_for, merge_similar
+from rapid_core.methods.rapid import prune_redundant
+from rapid_core.plans import Plan
 from rapid_core.tokens import Tokens
 
 from .cuda_graph import recorded
@@ -71,7 +74,7 @@ def random_keys(
 
 def evidence(keys: Tensor) -> Evidence:
     nothing = keys[:, 0]
-    return Evidence(AttentionPass(nothing, keys, keys, None, 1.0), Tokens(nothing))
+    return Evidence(Tokens(nothing), AttentionPass(nothing, keys, keys, None, 1.0))
 
 
 @st.composite
@@ -152,7 +155,7 @@ def assert_same_plans(
     assert_equal(merged, selection.plan_merge(score, destination, **counts))
 
 
-def assert_equal(ours: selection.Plan, theirs: selection.Plan) -> None:
+def assert_equal(ours: Plan, theirs: Plan) -> None:
     assert type(ours) is type(theirs)
     for a, b in zip(ours, theirs, strict=True):
         if isinstance(a, Tensor):
@@ -189,9 +192,9 @@ def assert_ties_broken_alike(data: st.DataObject, device: torch.device) -> None:
     R = data.draw(st.integers(1, num_patches // 2))
     on = LAYOUT._replace(num_prefix_tokens=P)
     off = on._replace(fused_kernels=False)
-    prune = partial(planners.prune_redundant, evidence(keys), R, threshold=threshold)
+    prune = partial(prune_redundant, evidence(keys), R, threshold=threshold)
     assert_equal(prune(layout=on), prune(layout=off))
-    merge = partial(planners.merge_similar, evidence(keys), R)
+    merge = partial(merge_similar, evidence(keys), R)
     assert_equal(merge(layout=on), merge(layout=off))
 
 
@@ -304,15 +307,15 @@ def interpreted_kernels_are_used_where_they_can_be() -> None:
     keys = random_keys((1, 1, 17, 16))
     assert fused.is_available(CPU)
     assert fused._try(CPU)
-    assert planners._matching(evidence(keys), LAYOUT) is FUSED
-    assert planners._matching(evidence(keys), LAYOUT._replace(fused_kernels=False)) is PYTORCH
+    assert matching_for(keys, LAYOUT) is FUSED
+    assert matching_for(keys, LAYOUT._replace(fused_kernels=False)) is PYTORCH
     for other in (
         keys.double(),
         torch.empty(1, 1, fused.MAX_TOKENS + 1, 16),
         torch.empty(1, 1, 17, fused.MAX_HEAD_DIM + 1),
         keys.to("meta"),
     ):
-        assert planners._matching(evidence(other), LAYOUT) is PYTORCH
+        assert matching_for(other, LAYOUT) is PYTORCH
 
 
 def interpreted_largest_number_of_tokens() -> None:
@@ -434,7 +437,7 @@ def test_one_compiled_kernel_serves_all_tiers_and_blocks(
 
 def test_without_a_gpu_it_is_pytorch() -> None:
     assert not fused.is_available(CPU)
-    assert planners._matching(evidence(random_keys((1, 1, 17, 16))), LAYOUT) is PYTORCH
+    assert matching_for(random_keys((1, 1, 17, 16)), LAYOUT) is PYTORCH
 
 
 def test_without_triton_it_is_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -448,13 +451,13 @@ def test_without_triton_it_is_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_where_triton_is_missing_nothing_is_missed() -> None:
-    code = "import sys; sys.modules['triton'] = None; from rapid_core import fused, patch; "
-    code += "assert fused._kernels() is None"
+    code = "import sys; sys.modules['triton'] = None; from rapid_core import patch; "
+    code += "from rapid_core.matching import fused; assert fused._kernels() is None"
     subprocess.run([sys.executable, "-c", code], cwd=HERE.parents[2], check=True)
 
 
 def test_triton_is_not_imported_for_a_cpu() -> None:
-    code = "import sys, torch; from rapid_core import fused; "
+    code = "import sys, torch; from rapid_core.matching import fused; "
     code += "fused.is_available(torch.device('cpu')); assert 'triton' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=HERE.parents[2], check=True)
 
@@ -479,7 +482,7 @@ def test_a_gpu_where_it_fails_is_tried_once_and_the_reason_logged(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         assert [fused.is_available(CUDA) for _ in range(3)] == [False] * 3
-    assert [record.name for record in caplog.records] == ["rapid_core.fused"]
+    assert [record.name for record in caplog.records] == ["rapid_core.matching.fused"]
     assert "no C compiler" in caplog.text
     assert "cuda:0" in caplog.text
 

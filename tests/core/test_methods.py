@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from rapid_core.attention import AttentionPass, Evidence
-from rapid_core.methods import Rapid, ToMe
-from rapid_core.planners import Planner, TokenLayout
-from rapid_core.selection import MergePlan, PrunePlan
+from rapid_core.attention import AttentionPass
+from rapid_core.contract import Evidence, Planner, TokenLayout
+from rapid_core.methods.rapid import Rapid
+from rapid_core.methods.tome import ToMe
+from rapid_core.plans import MergePlan, PrunePlan
 from rapid_core.tokens import Tokens
 
 LAYOUT = TokenLayout(num_blocks=6, num_prefix_tokens=1, has_class_token=True, grid_size=(1, 6))
@@ -18,7 +19,7 @@ def evidence(*patches: list[float]) -> Evidence:
     keys = torch.tensor([[[EAST, *patches]]])
     nothing = torch.zeros_like(keys)
     attention = AttentionPass(nothing[:, 0], nothing, keys, size_bias=None, scale=1.0)
-    return Evidence(attention, Tokens(nothing[:, 0]))
+    return Evidence(Tokens(nothing[:, 0]), attention)
 
 
 def moves(plan: MergePlan) -> list[tuple[int, int]]:
@@ -28,7 +29,13 @@ def moves(plan: MergePlan) -> list[tuple[int, int]]:
 
 
 def planner(method: Rapid | ToMe, layer: int) -> Planner:
-    return method.plan(0, LAYOUT).planners[layer]
+    return planners(method, LAYOUT)[layer]
+
+
+def planners(method: Rapid | ToMe, layout: TokenLayout) -> list[Planner]:
+    """The planner of each block."""
+    found = [decision.planner for decision in method.plan(0, layout).decisions[1:]]
+    return [planner for planner in found if planner is not None]
 
 
 @pytest.mark.parametrize("method", [ToMe(), Rapid()], ids=["tome", "rapid"])
@@ -59,8 +66,8 @@ def test_stage_r_is_the_first_third_unless_told_otherwise(
     num_prune_blocks: int | None, num_blocks: int, expected: int
 ) -> None:
     layout = LAYOUT._replace(num_blocks=num_blocks)
-    planners = Rapid(num_prune_blocks=num_prune_blocks).plan(0, layout).planners
-    plans = [type(plan(evidence(NORTH, EAST, EAST), 1)) for plan in planners]
+    in_blocks = planners(Rapid(num_prune_blocks=num_prune_blocks), layout)
+    plans = [type(plan(evidence(NORTH, EAST, EAST), 1)) for plan in in_blocks]
     assert plans == [PrunePlan] * expected + [MergePlan] * (num_blocks - expected)
 
 
@@ -68,7 +75,7 @@ def test_an_important_source_is_kept() -> None:
     """Token 2 is the most similar to a destination, and the CLS token looks at it."""
     seen = evidence(EAST, EAST, [0.1, 1.0], NORTH)
     queries = torch.tensor(EAST).expand_as(seen.attention.keys)
-    seen = seen._replace(attention=seen.attention._replace(queries=queries))
+    seen = seen._replace(block_attention=seen.attention._replace(queries=queries))
     for weight, expected in ((0.0, (2, 1)), (50.0, (4, 3))):
         plan = planner(Rapid(importance_weight=weight), 5)(seen, 1)
         assert isinstance(plan, MergePlan)

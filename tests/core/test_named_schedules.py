@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import rapid_core
 from rapid_core import InvalidScheduleError, removed_per_block, token_counts
+from rapid_core.plans import MergePlan, PrunePlan
 from rapid_core.schedule import inflected, named_schedule, parse_r
-from rapid_core.selection import MergePlan, PrunePlan
 from service.models.timm_models import timm
 
 from .tiny import random_images, tiny_vit

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from rapid_core.matching.selection import plan_merge
+from rapid_core.plans import FusePlan, MergePlan, PrunePlan
 from rapid_core.reduction import apply_plan
-from rapid_core.selection import FusePlan, MergePlan, PrunePlan, plan_merge
 from rapid_core.tokens import Tokens
 
 

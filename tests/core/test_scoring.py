@@ -4,7 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from rapid_core import scoring
+from rapid_core.matching import scoring
+from rapid_core.methods.attention_rollout import rollout
+from rapid_core.methods.patch_similarity import patch_redundancy, spread_out
+from rapid_core.methods.random_drop import pseudo_random
+from rapid_core.methods.rapid import importance_cutoff
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -90,7 +94,7 @@ def test_importance_cutoff_is_the_share_rounded_up_in_each_image(
     top: float, expected: float
 ) -> None:
     importance = torch.tensor([[3.0, 1.0, 5.0, 2.0, 4.0], [10.0, 20.0, 30.0, 40.0, 50.0]])
-    cutoff = scoring.importance_cutoff(importance, top)
+    cutoff = importance_cutoff(importance, top)
     assert cutoff.tolist() == [[expected], [10 * expected]]
 
 
@@ -101,13 +105,13 @@ def test_patch_redundancy_is_the_mean_over_all_pairs(num_patches: int) -> None:
     pairs = unit @ unit.mT
     others = ~torch.eye(num_patches, dtype=torch.bool)
     expected = [[line[others[i]].mean() for i, line in enumerate(image)] for image in pairs]
-    torch.testing.assert_close(scoring.patch_redundancy(x), torch.tensor(expected).double())
+    torch.testing.assert_close(patch_redundancy(x), torch.tensor(expected).double())
 
 
 def test_near_duplicates_are_the_most_redundant() -> None:
     x = torch.eye(6, dtype=torch.float64)[None] + 0.01
     x[0, 4] = x[0, 1] + 0.001
-    assert set(scoring.patch_redundancy(x)[0].topk(2).indices.tolist()) == {1, 4}
+    assert set(patch_redundancy(x)[0].topk(2).indices.tolist()) == {1, 4}
 
 
 def windows_of_a_4_by_4_grid() -> Tensor:
@@ -117,14 +121,14 @@ def windows_of_a_4_by_4_grid() -> Tensor:
 def test_spread_out_counts_who_of_the_window_goes_sooner() -> None:
     score = torch.arange(16.0).flip(0)[None]  # the lower index goes first
     window = windows_of_a_4_by_4_grid()[None]
-    gone = 3 * scoring.spread_out(score, window, torch.full_like(window, 4))
+    gone = 3 * spread_out(score, window, torch.full_like(window, 4))
     expected = [[0, 1, 0, 1], [2, 3, 2, 3], [0, 1, 0, 1], [2, 3, 2, 3]]
     assert gone.round().reshape(4, 4).tolist() == expected
 
 
 def test_spread_out_of_equal_scores_takes_the_lower_index_first() -> None:
     window = windows_of_a_4_by_4_grid()[None]
-    gone = 3 * scoring.spread_out(torch.zeros(1, 16), window, torch.full_like(window, 4))
+    gone = 3 * spread_out(torch.zeros(1, 16), window, torch.full_like(window, 4))
     expected = [[0, 1, 0, 1], [2, 3, 2, 3], [0, 1, 0, 1], [2, 3, 2, 3]]
     assert gone.round().reshape(4, 4).tolist() == expected
 
@@ -133,16 +137,16 @@ def test_spread_out_counts_the_patches_that_left_before() -> None:
     """Of the first window patches 0 and 5 are left, of the second one only patch 2."""
     window = torch.tensor([[0, 1, 0, 4]])
     population = torch.tensor([[4, 4, 4, 1]])  # the last one is a corner of an odd grid
-    gone = 3 * scoring.spread_out(torch.tensor([[0.1, 0.2, 0.3, 0.0]]), window, population)
+    gone = 3 * spread_out(torch.tensor([[0.1, 0.2, 0.3, 0.0]]), window, population)
     assert gone.round().tolist() == [[3, 3, 2, 0]]
 
 
 def test_rollout_starts_from_the_identity_and_keeps_rows_that_sum_to_1() -> None:
     attention = random(2, 5, 5).softmax(dim=-1)
-    once = scoring.rollout(attention, None)
+    once = rollout(attention, None)
     torch.testing.assert_close(once, 0.5 * attention + 0.5 * torch.eye(5).double())
     kept = once[:, [0, 2, 3]]
-    twice = scoring.rollout(random(2, 3, 3, seed=1).softmax(dim=-1), kept)
+    twice = rollout(random(2, 3, 3, seed=1).softmax(dim=-1), kept)
     assert twice.shape == (2, 3, 5)
     torch.testing.assert_close(twice.sum(dim=-1), torch.ones(2, 3).double())
 
@@ -153,14 +157,14 @@ CPU = torch.device("cpu")
 
 
 def test_pseudo_random_numbers_are_always_the_same() -> None:
-    first, second = (scoring.pseudo_random(196, 5, CPU) for _ in range(2))
+    first, second = (pseudo_random(196, 5, CPU) for _ in range(2))
     assert torch.equal(first, second)
-    assert not torch.equal(first, scoring.pseudo_random(196, 6, CPU))
+    assert not torch.equal(first, pseudo_random(196, 6, CPU))
 
 
 @pytest.mark.parametrize("seed", [0, 1, -1, 2**31, 2**63 + 1, -(10**20)])
 def test_pseudo_random_numbers_are_distinct_and_in_range(seed: int) -> None:
-    numbers = scoring.pseudo_random(1024, seed, CPU)
+    numbers = pseudo_random(1024, seed, CPU)
     assert numbers.dtype == torch.float32
     assert 0 <= numbers.min() < 0.02
     assert 0.98 < numbers.max() <= 1
@@ -170,20 +174,20 @@ def test_pseudo_random_numbers_are_distinct_and_in_range(seed: int) -> None:
 
 def test_each_patch_is_the_first_to_go_about_equally_often() -> None:
     """16 patches, 4000 seeds: 250 times each, give or take 15 (standard deviation)."""
-    numbers = torch.stack([scoring.pseudo_random(16, seed, CPU) for seed in range(4000)])
+    numbers = torch.stack([pseudo_random(16, seed, CPU) for seed in range(4000)])
     times = numbers.argmax(dim=1).bincount(minlength=16)
     assert times.min() > 250 - 75
     assert times.max() < 250 + 75
 
 
 def test_neighbours_in_space_and_seed_are_unrelated() -> None:
-    numbers = torch.stack([scoring.pseudo_random(196, seed, CPU) for seed in range(200)])
+    numbers = torch.stack([pseudo_random(196, seed, CPU) for seed in range(200)])
     centred = numbers - 0.5
     for along in (centred[:, 1:] * centred[:, :-1], centred[1:] * centred[:-1]):
         assert abs(along.mean() * 12) < 0.03  # correlation; its standard deviation is 0.005
 
 
 def test_histogram_of_pseudo_random_numbers_is_flat() -> None:
-    numbers = torch.cat([scoring.pseudo_random(196, seed, CPU) for seed in range(500)])
+    numbers = torch.cat([pseudo_random(196, seed, CPU) for seed in range(500)])
     counts = numbers.histc(bins=20, min=0, max=1)
     assert ((counts / counts.mean() - 1).abs() < 0.08).all()

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rapid_core.selection import plan_drop, plan_fuse, plan_merge, plan_prune
+from rapid_core.matching.selection import plan_drop, plan_fuse, plan_merge, plan_prune
 
 # Seven tokens with one prefix token: sources 0, 1, 2 are tokens 2, 4, 6; destinations 1, 3, 5.
 

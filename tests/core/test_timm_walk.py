@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import rapid_core
 from rapid_core import UnsupportedModelError
-from rapid_core.blocks import OnPlan, ReducedBlocks
+from rapid_core.blocks import OnPlan, ReducedBlocks, run_block
+from rapid_core.contract import NOTHING
 from rapid_core.tokens import Tokens, ones_like_size
 from service.models.timm_models import timm
 
@@ -50,9 +51,12 @@ def plain_models() -> list[str]:
 class SizedBlocks(ReducedBlocks):
     """Blocks that are told that every token stands for one patch, and so use none of timm's."""
 
-    def _reduce_input(self, tokens: Tokens, on_plan: OnPlan) -> Tokens:
+    def run(self, x: Tensor, on_plan: OnPlan = lambda _: None) -> Tokens:
         on_plan(None)
-        return Tokens(tokens.x, ones_like_size(tokens.x))
+        tokens = Tokens(x, ones_like_size(x))
+        for block in self:
+            tokens = run_block(block, tokens, NOTHING, on_plan)
+        return tokens
 
 
 def small(name: str) -> nn.Module:
@@ -77,7 +81,12 @@ def by_our_own_code(model: nn.Module, images: Tensor) -> Tensor:
     """Logits of a model that removes nothing, none of it computed by timm's blocks or pooling."""
     ours = rapid_core.patch(model, r=0)
     blocks = ours.blocks
-    ours.blocks = SizedBlocks(blocks, blocks.reduction, num_prefix_tokens=blocks.num_prefix_tokens)
+    ours.blocks = SizedBlocks(
+        blocks,
+        blocks.reduction,
+        num_tokens=blocks.num_tokens,
+        num_prefix_tokens=blocks.num_prefix_tokens,
+    )
     return ours(images)
 
 

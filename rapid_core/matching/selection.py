@@ -4,44 +4,10 @@ After a reduction the tokens stand in this order: prefix tokens, the sources tha
 then all destinations, in order. So the next block's split into odd and even is well defined.
 """
 
-from typing import Literal, NamedTuple
-
 import torch
 from torch import Tensor
 
-
-class PrunePlan(NamedTuple):
-    """Drop every token that is not kept."""
-
-    keep_idx: Tensor
-    """(B, N - R), the tokens that stay, in their new order."""
-
-
-class MergePlan(NamedTuple):
-    """Move some tokens into others."""
-
-    keep_idx: Tensor
-    """(B, N - R), the tokens that stay, in their new order."""
-    src_idx: Tensor
-    """(B, R), the tokens that are merged away; positions among the N old tokens."""
-    dst_idx: Tensor
-    """(B, R), where each of them goes; positions among the N - R kept tokens."""
-    rule: Literal["mean", "mlerp"] = "mean"
-    """size-weighted mean, or the plain mean rescaled to the largest norm of the group."""
-
-
-class FusePlan(NamedTuple):
-    """Replace some tokens by one weighted sum of them, which becomes the last token."""
-
-    keep_idx: Tensor
-    """(B, N - R - 1), the tokens that stay, in their new order."""
-    src_idx: Tensor
-    """(B, R + 1), the tokens that are fused."""
-    weight: Tensor
-    """(B, R + 1), what each of them counts in the sum."""
-
-
-Plan = PrunePlan | MergePlan | FusePlan
+from rapid_core.plans import FusePlan, MergePlan, PrunePlan
 
 
 def plan_prune(

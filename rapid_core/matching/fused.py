@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rapid_core.selection import MergePlan, PrunePlan
+from rapid_core.plans import MergePlan, PrunePlan
 
 logger = logging.getLogger(__name__)
 
@@ -62,12 +62,12 @@ def is_available(device: torch.device) -> bool:
 
 @cache
 def _kernels() -> Any:
-    """`rapid_core.kernels`, or None without Triton, as in builds of PyTorch for the CPU.
+    """`rapid_core.matching.kernels`, or None without Triton, as in builds of PyTorch for the CPU.
 
     Imported when it is first wanted: this library needs no Triton where there is no GPU.
     """
     try:
-        return import_module("rapid_core.kernels")
+        return import_module("rapid_core.matching.kernels")
     except ImportError:
         return None
 
