@@ -33,7 +33,6 @@ from benchmarks import environment
 from benchmarks.core import Candidate, scaled_r, table
 from benchmarks.tiers import load_probe
 from benchmarks.timing import median_speed, time_rounds
-from service.cli.calibrate import MAX_PIXELS
 from service.images.decode import InputSpec, decode
 from service.models import timm_models
 from service.models.timm_models import BUNDLED_MODELS, LoadedModel
@@ -153,7 +152,7 @@ class Batches:
             SystemExit: the folder does not fit the model.
         """
         self._batch_size: int = arguments.batch_size
-        self._spec = InputSpec(loaded.transform, loaded.resize_side, MAX_PIXELS)
+        self._spec = InputSpec(loaded.transform, loaded.resize_side)
         self._pixels: Tensor | None = None
         if (arguments.data / "labels.csv").exists():
             self._pixels, self._labels = load_probe(loaded, arguments.data)

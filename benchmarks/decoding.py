@@ -24,7 +24,6 @@ from service.images.decode import InputSpec, decode
 from service.models import timm_models
 
 MODEL = "everyday-vit-s14"
-MAX_PIXELS = 50_000_000
 SIZES = ((320, 240), (640, 480), (1280, 960), (3840, 2880))
 
 
@@ -43,8 +42,7 @@ def main() -> int:
         "torch": timm_models.resizing_quickly(loaded.transform),
     }
     specs = {
-        name: InputSpec(transform, loaded.resize_side, MAX_PIXELS)
-        for name, transform in transforms.items()
+        name: InputSpec(transform, loaded.resize_side) for name, transform in transforms.items()
     }
     # A level of 255 after timm's normalisation, which divides each channel by its deviation.
     levels = 255 * torch.tensor(timm_models.resolve_model_data_config(loaded.module)["std"])

@@ -24,7 +24,6 @@ from benchmarks.load import EXAMPLES, load_images
 from service import tiers
 from service.backends import cores, placement
 from service.backends.malloc import keep_freed_memory
-from service.cli.calibrate import MAX_PIXELS
 from service.images.decode import InputSpec, decode
 from service.models import catalog, timm_models
 from service.models.served import ServedModel
@@ -48,7 +47,7 @@ def main() -> int:
     settings = Settings.from_environment()
     placed = placement.choose("cpu", settings.backend, settings.precision)
     model = catalog.load(arguments.model, placed)
-    spec = InputSpec(model.transform, model.resize_side, MAX_PIXELS)
+    spec = InputSpec(model.transform, model.input_spec.resize_side)
     files = [image.content for image in load_images([EXAMPLES])]
     torch.set_num_threads(1)
     decode_ms = [

@@ -21,7 +21,6 @@ from benchmarks import environment
 from service import tiers
 from service.backends.contract import Variant
 from service.backends.placement import choose
-from service.cli.calibrate import MAX_PIXELS
 from service.images.decode import InputSpec, decode
 from service.models import catalog
 from service.models.served import ServedModel
@@ -77,7 +76,7 @@ def load_probe(model: ServedModel | LoadedModel, folder: Path) -> tuple[Tensor, 
     """Pixels (M, 3, H, W) and class indices (M,) of a folder with `labels.csv`."""
     with (folder / "labels.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    spec = InputSpec(model.transform, model.resize_side, MAX_PIXELS)
+    spec = InputSpec(model.transform, model.input_spec.resize_side)
     pixels = [decode((folder / row["file"]).read_bytes(), spec) for row in rows]
     return torch.stack(pixels), torch.tensor([int(row["index"]) for row in rows])
 

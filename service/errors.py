@@ -17,6 +17,8 @@ ServiceError
     └── OutOfDeviceMemoryError   the batch did not fit
 """
 
+from collections.abc import Iterator
+
 
 class ServiceError(Exception):
     """A request that cannot be answered; the message says what is allowed instead."""
@@ -114,6 +116,15 @@ class OutOfDeviceMemoryError(InferenceError):
     """A batch did not fit into the memory of the device."""
 
     code = "out_of_device_memory"
+
+
+def all_errors() -> Iterator[type[ServiceError]]:
+    """Every kind of `ServiceError` that a client may get."""
+    waiting = list(ServiceError.__subclasses__())
+    while waiting:
+        kind = waiting.pop()
+        waiting += kind.__subclasses__()
+        yield kind
 
 
 class DeviceStuckError(Exception):

@@ -2,18 +2,32 @@
 
 import difflib
 import os
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.backends.options import Backend, Precision
 from service.errors import SettingsError
+from service.images.options import MAX_PIXELS, Resize
 from service.tiers import TIERS, Tier
 
 PREFIX = "RAPID_"
 MEBIBYTE = 1024 * 1024
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+
+THEMES = {
+    "models": "Models, address",
+    "device": "Device and threads",
+    "default_tier": "Tiers and batches",
+    "max_queue_images": "Limits",
+    "probe_interval_s": "Accuracy while serving",
+    "drain_delay_s": "End of the process, logs",
+}
+"""the first setting of each group, and what the group is about"""
 
 
 class Settings(BaseSettings):
@@ -30,16 +44,14 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="address to listen on; `0.0.0.0` for all")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 for any free one")
-    device: str = Field(
-        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu`, `cuda`, `cuda:1`"
-    )
-    backend: Literal["auto", "torch", "onednn", "openvino"] = Field(
+    device: Device = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:1`")
+    backend: Backend = Field(
         "auto",
         description="`torch`: PyTorch by itself; `onednn`: on the CPU, weights laid out once; "
         "`openvino`: the same, and full batches of the warmed-up tiers by OpenVINO; `auto`: what "
         "is fastest with one copy of the weights, on a GPU with fused kernels where Triton works",
     )
-    precision: Literal["float32", "bfloat16", "float16", "int8"] = Field(
+    precision: Precision = Field(
         "float32",
         description="`float32`; on a GPU also `bfloat16`, `float16`; on the CPU with oneDNN also "
         "`bfloat16`, `int8`. See what it costs with `rapid probe --precision`",
@@ -66,7 +78,7 @@ class Settings(BaseSettings):
     decode_threads: int = Field(
         0, ge=0, description="threads that decode images; 0: one per core that the process may use"
     )
-    resize: Literal["pillow", "torch"] = Field(
+    resize: Resize = Field(
         "pillow",
         description="`pillow`: pictures are resized as timm does it, bit for bit; `torch`: several "
         "times faster, and some values of a picture differ by 1 or 2 of 255",
@@ -99,7 +111,7 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(32 * MEBIBYTE, ge=1, description="most bytes of one request body")
     max_pixels: int = Field(
-        50_000_000, ge=1, description="most pixels of one image, before and after resizing"
+        MAX_PIXELS, ge=1, description="most pixels of one image, before and after resizing"
     )
     max_images_per_request: int = Field(16, ge=1, description="most images in one request")
     deadline_ms: float = Field(
@@ -182,23 +194,62 @@ class Settings(BaseSettings):
             SettingsError: a `RAPID_` variable is unknown (pydantic-settings would ignore it), or
                 a value is not allowed.
         """
+        return cls.read({}, environment)
+
+    @classmethod
+    def read(
+        cls, flags: Mapping[str, str], environment: Mapping[str, str] | None = None
+    ) -> "Settings":
+        """Read and check all settings. A flag beats the variable of the same setting.
+
+        Args:
+            flags: the text that the command line gives to a setting, by the setting's name.
+            environment: the variables whose names are checked; None: those of the process.
+
+        Raises:
+            SettingsError: as `from_environment`; the message names the flag or the variable.
+        """
         environment = os.environ if environment is None else environment
         _refuse_several_workers(environment)
-        known = [PREFIX + name.upper() for name in cls.model_fields]
+        variables = [variable(name) for name in cls.model_fields]
         for name in environment:
-            if name.upper().startswith(PREFIX) and name.upper() not in known:
-                nearest = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.0)[0]
-                raise SettingsError(f"{name} is not a setting; did you mean {nearest}?")
+            if name.upper().startswith(PREFIX) and name.upper() not in variables:
+                raise SettingsError(misspelt(name, "a setting", variables))
+        values: dict[str, Any] = dict(flags)
         try:
-            return cls()
+            return cls(**values)
         except ValidationError as exc:
-            raise SettingsError(
-                "; ".join(
-                    f"{PREFIX}{str(error['loc'][0]).upper()}: {error['msg']}, "
-                    f"not {error['input']!r}"
-                    for error in exc.errors()
-                )
-            ) from exc
+            raise SettingsError("; ".join(_wrong(error, flags) for error in exc.errors())) from exc
+
+
+def variable(setting: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + setting.upper()
+
+
+def flag(setting: str) -> str:
+    """The flag of a setting on the command line."""
+    return "--" + setting.replace("_", "-")
+
+
+def misspelt(name: str, kind: str, known: Sequence[str]) -> str:
+    """What to say about a name that does not exist.
+
+    Args:
+        name: of a variable or a flag, as it was given.
+        kind: what it is not, for example `a setting`.
+        known: the names that exist, at least one; the most similar one is proposed.
+    """
+    alike = name.upper() if name.upper().startswith(PREFIX) else name
+    nearest = difflib.get_close_matches(alike, known, n=1, cutoff=0.0)[0]
+    return f"{name} is not {kind}; did you mean {nearest}?"
+
+
+def _wrong(error: ErrorDetails, flags: Mapping[str, str]) -> str:
+    """Which flag or variable has which wrong value, and what is allowed."""
+    setting = str(error["loc"][0])
+    name = flag(setting) if setting in flags else variable(setting)
+    return f"{name}: {error['msg']}, not {error['input']!r}"
 
 
 def _refuse_several_workers(environment: Mapping[str, str]) -> None:

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import torch
 
-import service.api.app
+import service.runtime.build
 from service.api.app import create_app
 from service.backends.placement import CPU
 from service.models.timm_models import BUNDLED_MODELS, timm
@@ -90,7 +90,7 @@ def app_client(tiny_model: Path) -> AppClient:
 @pytest.fixture
 def normalizing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The app's pictures come as bytes to what computes, as on a GPU."""
-    monkeypatch.setattr(service.api.app, "choose", lambda *_: NORMALIZING)
+    monkeypatch.setattr(service.runtime.build, "choose", lambda *_: NORMALIZING)
 
 
 class Server:

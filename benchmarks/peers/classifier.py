@@ -20,7 +20,6 @@ from service.pipeline import ranking
 MAX_BATCH_SIZE = 8
 MAX_WAIT_MS = 5
 TIMEOUT_S = 60
-MAX_PIXELS = 50_000_000
 TOP_K = 5
 PORT = int(os.environ.get("PEER_PORT", "8000"))
 NUM_WORKERS = int(os.environ.get("PEER_WORKERS", "1"))
@@ -40,7 +39,7 @@ class Decoder:
         self.threads = ThreadPoolExecutor(
             NUM_THREADS, initializer=torch.set_num_threads, initargs=(1,)
         )
-        self._spec = decode.InputSpec(loaded.transform, loaded.resize_side, MAX_PIXELS)
+        self._spec = decode.InputSpec(loaded.transform, loaded.resize_side)
 
     def decode(self, body: bytes) -> Tensor:
         """Pixels (3, H, W)."""

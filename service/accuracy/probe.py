@@ -3,18 +3,18 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from torch import Tensor
 
-from service import tiers
 from service.accuracy.counts import Measured
 from service.accuracy.probe_set import ProbeSet
 from service.backends.contract import Variant
 from service.errors import NotReadyError
-from service.images.pool import Decoder
+from service.images.pool import DecodePool
 from service.models.served import ServedModel
-from service.telemetry.metrics import Metrics
+from service.telemetry.events import ProbeDone, TierMeasured
+from service.telemetry.record import AccuracyRecord
 from service.tiers import TIERS, Tier
 
 logger = logging.getLogger(__name__)
@@ -26,17 +26,22 @@ Infer = Callable[[Variant, Sequence[Tensor]], Awaitable[Sequence[Tensor]]]
 class Probe:
     """Measures the tiers of each model, and publishes what it finds."""
 
-    def __init__(self, infer: Infer, decoder: Decoder, metrics: Metrics) -> None:
+    def __init__(self, infer: Infer, pool: DecodePool, record: AccuracyRecord) -> None:
         """Prepare it.
 
         Args:
             infer: runs some images, in spare time.
-            decoder: decodes pictures.
-            metrics: what to publish on.
+            pool: decodes pictures.
+            record: told of what is found.
         """
         self._infer = infer
-        self._decoder = decoder
-        self._metrics = metrics
+        self._pool = pool
+        self._record = record
+        self._latest: dict[str, Mapping[Tier, Measured]] = {}
+
+    def latest(self, model: str) -> Mapping[Tier, Measured]:
+        """What the last complete probe of a model found; empty before there is one."""
+        return self._latest.get(model, {})
 
     async def run(
         self, probe_sets: Sequence[tuple[ServedModel, ProbeSet]], interval_s: float
@@ -50,7 +55,7 @@ class Probe:
         for model, probe_set in probe_sets:
             self._publish_baseline(model, probe_set)
             for tier in TIERS:
-                self._metrics.probe_samples.labels(*_labels(model, tier))
+                self._record.pictures_probed(model.name, model.at(tier).method, tier, 0)
         while True:
             started = time.monotonic()
             for model, probe_set in probe_sets:
@@ -67,35 +72,26 @@ class Probe:
         measured = {tier: Measured() for tier in TIERS}
         for picture in probe_set.pictures:
             body = await asyncio.to_thread(picture.path.read_bytes)
-            pixels, _ = await self._decoder.decode(body, model)
+            pixels, _ = await self._pool.decode(body, model.input_spec, model.name)
             await measure(model, [(pixels, picture.label)], measured, self._infer)
             for tier in TIERS:
-                self._metrics.probe_samples.labels(*_labels(model, tier)).inc()
-        model.measured = measured
-        self._publish(model, measured)
-        logger.info(
-            "probed",
-            extra={
-                "model": model.name,
-                "num_pictures": len(probe_set.pictures),
-                "seconds": round(time.monotonic() - started, 3),
-                "top1": {tier: round(counts.top1.value, 4) for tier, counts in measured.items()},
-            },
+                self._record.pictures_probed(model.name, model.at(tier).method, tier, 1)
+        self._latest[model.name] = measured
+        self._record.probe_done(
+            ProbeDone(
+                model.name,
+                len(probe_set.pictures),
+                time.monotonic() - started,
+                [_event(model, tier, counts) for tier, counts in measured.items()],
+            )
         )
 
     def _publish_baseline(self, model: ServedModel, probe_set: ProbeSet) -> None:
-        for tier, wanted in probe_set.baseline.tiers.items() if probe_set.baseline else ():
-            labels = _labels(model, tier)
-            self._metrics.probe_baseline.labels(*labels, "1").set(wanted.top1)
-            self._metrics.probe_baseline.labels(*labels, "5").set(wanted.top5)
-
-    def _publish(self, model: ServedModel, measured: dict[Tier, Measured]) -> None:
-        for tier, counts in measured.items():
-            labels = _labels(model, tier)
-            self._metrics.probe_accuracy.labels(*labels, "1").set(counts.top1.value)
-            self._metrics.probe_accuracy.labels(*labels, "5").set(counts.top5.value)
-            self._metrics.probe_agreement.labels(*labels).set(counts.agreement.value)
-        self._metrics.probe_last_success.labels(model.name).set_to_current_time()
+        if probe_set.baseline is None:
+            return
+        for tier, known in probe_set.baseline.tiers.items():
+            reached = TierMeasured(model.at(tier).method, tier, known.top1, known.top5)
+            self._record.baseline_known(model.name, reached)
 
 
 async def measure(
@@ -113,13 +109,18 @@ async def measure(
         infer: runs the pictures.
     """
     pixels = [pixels for pixels, _ in pictures]
-    unreduced = await infer(model.variant(*tiers.of_tier(model.limits, "exact")), pixels)
+    unreduced = await infer(model.at("exact"), pixels)
     for tier, counts in measured.items():
-        variant = model.variant(*tiers.of_tier(model.limits, tier))
-        rows = unreduced if tier == "exact" else await infer(variant, pixels)
+        rows = unreduced if tier == "exact" else await infer(model.at(tier), pixels)
         for row, (_, label), reference in zip(rows, pictures, unreduced, strict=True):
             counts.add(row, label=label, unreduced=reference)
 
 
-def _labels(model: ServedModel, tier: Tier) -> tuple[str, str, str]:
-    return model.name, tiers.of_tier(model.limits, tier).method, tier
+def _event(model: ServedModel, tier: Tier, counts: Measured) -> TierMeasured:
+    return TierMeasured(
+        model.at(tier).method,
+        tier,
+        counts.top1.value,
+        counts.top5.value,
+        counts.agreement.value,
+    )

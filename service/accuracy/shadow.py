@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from service import tiers
+from service.accuracy.probe import Infer
 from service.backends.contract import Variant
 from service.errors import NotReadyError
 from service.models.served import ServedModel
-from service.scheduling.batcher import Batcher
-from service.telemetry.metrics import Metrics
+from service.telemetry.record import AccuracyRecord
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +36,8 @@ class Shadow:
 
     def __init__(
         self,
-        batcher: Batcher[Variant],
-        metrics: Metrics,
+        infer: Infer,
+        record: AccuracyRecord,
         *,
         fraction: float,
         seed: int | None = None,
@@ -46,13 +45,13 @@ class Shadow:
         """Prepare it.
 
         Args:
-            batcher: runs the unreduced model in spare time.
-            metrics: what to count on.
+            infer: runs the unreduced model, in spare time.
+            record: told of each comparison.
             fraction: share of the answers to compare, 0 ... 1.
             seed: of the choice; None: another one in each process.
         """
-        self._batcher = batcher
-        self._metrics = metrics
+        self._infer = infer
+        self._record = record
         self._fraction = fraction
         self._random = Random(seed)
         self._waiting: asyncio.Queue[Sample] = asyncio.Queue(MAX_WAITING)
@@ -64,7 +63,7 @@ class Shadow:
         try:
             self._waiting.put_nowait(sample)
         except asyncio.QueueFull:
-            self._metrics.shadow_dropped.inc()
+            self._record.shadow_dropped()
 
     async def run(self) -> None:
         """Compare what was offered, until the service goes away."""
@@ -78,9 +77,7 @@ class Shadow:
                 logger.exception("a comparison failed", extra={"model": sample.model.name})
 
     async def _compare(self, sample: Sample) -> None:
-        unreduced = sample.model.variant(*tiers.of_tier(sample.model.limits, "exact"))
-        answer = await self._batcher.submit_spare(unreduced, sample.pixels)
-        labels = (sample.model.name, sample.variant.method, sample.tier)
-        agrees = bool(answer.logits.argmax() == sample.logits.argmax())
-        self._metrics.shadow_samples.labels(*labels).inc()
-        self._metrics.shadow_agreement.labels(*labels).inc(agrees)
+        model = sample.model
+        (unreduced,) = await self._infer(model.at("exact"), [sample.pixels])
+        agrees = bool(unreduced.argmax() == sample.logits.argmax())
+        self._record.shadow_done(model.name, sample.variant.method, sample.tier, agrees=agrees)

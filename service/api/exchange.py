@@ -6,7 +6,6 @@ What the native route and the Open Inference Protocol have in common.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from http import HTTPStatus
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -14,12 +13,11 @@ from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
+from service.api import receiving
 from service.api.problems import problem_response, unexpected_response
-from service.api.v1 import bodies
 from service.errors import NotReadyError, ServiceError, SlowClientError
-from service.pipeline.classify import Service
-from service.pipeline.request import Call
-from service.settings import Settings
+from service.runtime.runtime import Runtime
+from service.telemetry.events import Call
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -37,77 +35,77 @@ def presented_key(request: Request) -> str | None:
     return token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key")
 
 
-async def authorize(service: Service, request: Request) -> None:
+async def authorize(runtime: Runtime, request: Request) -> None:
     """Let a client ask what is served.
 
     Raises:
         UnauthorizedError: it has none of the keys.
         NotReadyError: the service is loading or going away.
     """
-    service.api_keys.identify(presented_key(request))
-    service.lifecycle.require_serving()
+    runtime.api_keys.identify(presented_key(request))
+    runtime.lifecycle.require_serving()
 
 
-async def exchange(service: Service, settings: Settings, request: Request, work: Work) -> Response:
+async def exchange(runtime: Runtime, request: Request, work: Work) -> Response:
     """Read a request and have it worked on, unless its client leaves; count and log it."""
     call = Call(request.state.request_id, monotonic())
     status = 500
     try:
-        with service.metrics.inflight_requests.track_inprogress():
-            response = await _answer(service, settings, request, call, work)
+        with runtime.record.answering():
+            response = await _answer(runtime, request, call, work)
         status = response.status_code
     except ServiceError as exc:
-        service.metrics.rejected.labels(exc.code).inc()
+        runtime.record.refused(exc)
         call.code = exc.code
         response = problem_response(request, exc)
         status = response.status_code
     except ClientDisconnect:
-        service.metrics.cancelled.labels(call.phase).inc()
+        runtime.record.client_left(call)
         response = Response(status_code=CLIENT_GONE)
         status = CLIENT_GONE
     except Exception:
         logger.exception("unexpected error")
         response = unexpected_response(request)
     finally:
-        _account(service, request, call, status)
+        runtime.record.request_done(call, request.scope["route"].path, status)
     response.headers["server-timing"] = ", ".join(
         f"{name};dur={1000 * seconds:.3f}" for name, seconds in call.timings_s.items()
     )
     return response
 
 
-async def _answer(
-    service: Service, settings: Settings, request: Request, call: Call, work: Work
-) -> Response:
+async def _answer(runtime: Runtime, request: Request, call: Call, work: Work) -> Response:
     """Let the request in, read it, work on it.
 
     Raises:
         ServiceError: it cannot be answered.
         ClientDisconnect: nobody waits for the answer.
     """
-    service.lifecycle.require_serving()
-    announced = bodies.announced_length(request.headers, settings.max_body_bytes)
+    runtime.lifecycle.require_serving()
+    max_bytes = runtime.settings.max_body_bytes
+    announced = receiving.announced_length(request.headers, max_bytes)
     with (
-        service.api_keys.enter(presented_key(request)) as call.api_key,
-        service.admission.receive(announced_bytes=announced) as arrived,
+        runtime.api_keys.enter(presented_key(request)) as call.api_key,
+        runtime.admission.receive(announced_bytes=announced) as arrived,
     ):
-        body = await _receive(request, settings, arrived)
-        if not bodies.is_plain(request.headers):
-            arrived(settings.max_body_bytes - len(body))  # inflated, it may become that large
+        body = await _receive(request, runtime, arrived)
+        if not receiving.is_plain(request.headers):
+            arrived(max_bytes - len(body))  # inflated, it may become that large
         call.queued()
         try:
             return await _while_connected(request.receive, work(call, body))
         except asyncio.CancelledError as exc:
-            if not service.lifecycle.is_stopping:
+            if not runtime.lifecycle.is_stopping:
                 raise
             # The time to drain is over. The client is told, where it would get a bare 500.
             raise NotReadyError("the service has shut down before the answer was there") from exc
 
 
-async def _receive(request: Request, settings: Settings, arrived: Callable[[int], None]) -> bytes:
+async def _receive(request: Request, runtime: Runtime, arrived: Callable[[int], None]) -> bytes:
+    settings = runtime.settings
     try:
         async with asyncio.timeout(settings.receive_timeout_s):
-            return await bodies.read_body(request, settings.max_body_bytes, arrived)
+            return await receiving.read_body(request, settings.max_body_bytes, arrived)
     except TimeoutError as exc:
         raise SlowClientError(
             f"the body did not arrive within {settings.receive_timeout_s:g} s"
@@ -131,32 +129,6 @@ async def _while_connected(receive: Receive, work: Coroutine[None, None, T]) -> 
         for task in (working, leaving):
             task.cancel()
         await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-def _account(service: Service, request: Request, call: Call, status: int) -> None:
-    """Count and log a request that is over."""
-    total_s = monotonic() - call.arrival
-    call.took(total=total_s)
-    labels = (call.model, call.tier)
-    service.metrics.requests.labels(*labels, str(status)).inc()
-    service.metrics.request_seconds.labels(*labels).observe(total_s)
-    logger.log(
-        logging.WARNING if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO,
-        "request",
-        extra={
-            "path": request.scope["route"].path,
-            "status": status,
-            "code": call.code,
-            "phase": call.phase,
-            "model": call.model,
-            "tier": call.tier,
-            "num_images": call.num_images,
-            "num_failed": call.num_failed,
-            "deadline_ms": call.deadline_ms,
-            "api_key": call.api_key,
-            **{f"{name}_ms": round(1000 * s, 3) for name, s in call.timings_s.items()},
-        },
-    )
 
 
 async def _disconnected(receive: Receive) -> None:

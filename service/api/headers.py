@@ -1,6 +1,6 @@
-"""What every answer carries: the request's id, its trace, and when it is time to go elsewhere.
+"""What every answer carries: the request's id, its trace, and whether to close the connection.
 
-And what an answer to HEAD does not: a body.
+It also answers HEAD as GET, without the body.
 """
 
 import re
@@ -18,18 +18,17 @@ ACCEPTABLE_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 ACCEPTABLE_TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-class Envelope:
+class CommonHeaders:
     """Pure ASGI middleware: unlike `BaseHTTPMiddleware`, it does not hide a client's leaving."""
 
     def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
-        """Wrap an app."""
         self._app = app
         self._lifecycle = lifecycle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Name the request in its state, in the log and in the headers of its answer.
 
-        Whatever can be got has a head, too.
+        Every route that answers GET answers HEAD, too.
         """
         if scope["type"] != "http":
             await self._app(scope, receive, send)

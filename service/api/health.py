@@ -2,33 +2,39 @@
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+from pydantic import BaseModel
 
 from service.api import problems
-from service.api.v1.schemas import Health
-from service.pipeline.classify import Service
+from service.runtime.runtime import Runtime
+from service.telemetry.record import MEDIA_TYPE
 
 
-def create_router(service: Service) -> APIRouter:
-    """The routes, for one service."""
+class Health(BaseModel):
+    """Whether the service is alive or ready."""
+
+    status: str
+
+
+def create_router(runtime: Runtime) -> APIRouter:
+    """The routes, for one runtime."""
     router = APIRouter(tags=["operations"])
 
     @router.get("/livez", response_model=Health, responses=problems.documented(503))
     async def livez() -> Response:
         """Alive: 200 unless the process should be restarted."""
-        service.lifecycle.require_alive()
+        runtime.lifecycle.require_alive()
         return JSONResponse({"status": "alive"})
 
     @router.get("/readyz", response_model=Health, responses=problems.documented(503))
     @router.get("/healthz", response_model=Health, responses=problems.documented(503))
     async def readyz() -> Response:
         """Ready: 200 while requests are welcome, 503 while loading or draining."""
-        service.lifecycle.require_ready()
+        runtime.lifecycle.require_ready()
         return JSONResponse({"status": "ready"})
 
     @router.get("/metrics", response_class=Response)
     async def metrics() -> Response:
         """All metrics in Prometheus' text format."""
-        return Response(service.metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+        return Response(runtime.record.render(), media_type=MEDIA_TYPE)
 
     return router

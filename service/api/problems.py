@@ -9,11 +9,24 @@ from http import HTTPStatus
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from service import errors
-from service.api.v1.schemas import Problem
 from service.errors import ServiceError
+
+
+class Problem(BaseModel):
+    """An error, RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    request_id: str
+
 
 STATUS: dict[type[ServiceError], int] = {
     errors.InvalidRequestError: 400,

@@ -29,7 +29,7 @@ class Variant(NamedTuple):
     """of images that come as bytes; None if none do."""
 
 
-class BatchGraphs(Protocol):
+class Prepared(Protocol):
     """What computes batches, and may prepare for some of them first."""
 
     def capture(

@@ -9,14 +9,12 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cached_property
-from importlib import import_module
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from service.backends.contract import BatchGraphs, Variant, eagerly
-from service.backends.placement import Placement
+from service.backends.contract import Variant, eagerly
 
 logger = logging.getLogger(__name__)
 
@@ -171,27 +169,3 @@ def buckets(max_batch_size: int) -> tuple[int, ...]:
     """Batch sizes to record: the powers of two, and the largest there is."""
     powers = (2**exponent for exponent in range(max_batch_size.bit_length()))
     return (*(size for size in powers if size < max_batch_size), max_batch_size)
-
-
-def of_placement(
-    placement: Placement, *, num_threads: int, num_streams: int, max_bytes: int
-) -> BatchGraphs | None:
-    """What prepares for batches there; None if nothing does, or no memory may be taken for it.
-
-    Args:
-        placement: where the models are, and how they compute.
-        num_threads: that all batches together may use on the CPU.
-        num_streams: batches that may run at a time.
-        max_bytes: of memory, for all graphs.
-    """
-    if max_bytes == 0:
-        return None
-    if placement.backend == "openvino":
-        door = import_module("service.backends.openvino_graphs")
-        made = door.full_batches(
-            num_threads=num_threads, num_streams=num_streams, max_bytes=max_bytes
-        )
-        return cast(BatchGraphs, made)
-    if placement.device.type == "cuda":
-        return Graphs(CudaRecorder(placement.device), placement.device, max_bytes=max_bytes)
-    return None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from service.backends import cores, pixels
-from service.backends.contract import BatchGraphs, Variant, eagerly
+from service.backends.contract import Prepared, Variant, eagerly
 from service.backends.placement import Placement
 from service.errors import DeviceStuckError, OutOfDeviceMemoryError, SettingsError
 
@@ -47,7 +47,7 @@ class Engine:
         *,
         num_threads: int,
         num_streams: int = 1,
-        graphs: BatchGraphs | None = None,
+        prepared: Prepared | None = None,
     ) -> None:
         """Start the worker threads.
 
@@ -55,7 +55,7 @@ class Engine:
             placement: where the models are, and how they compute.
             num_threads: as `share_out` takes it.
             num_streams: likewise.
-            graphs: what prepares for batches, where that is possible.
+            prepared: what prepares for batches, where that is possible.
 
         Raises:
             SettingsError: so many streams are not possible.
@@ -63,7 +63,7 @@ class Engine:
         self.placement = placement
         self.device = placement.device
         self.num_threads, self.num_streams = share_out(placement, num_threads, num_streams)
-        self._graphs = graphs
+        self._prepared = prepared
         self._workers = ThreadPoolExecutor(self.num_streams, thread_name_prefix="device")
 
     async def forward(
@@ -91,8 +91,8 @@ class Engine:
         self, variants: Sequence[Variant], input_size: Sequence[int], max_batch_size: int
     ) -> None:
         """Prepare for batches of some variants, where that is possible, before there are any."""
-        if self._graphs is not None:
-            await self.run(partial(self._graphs.capture, variants, input_size, max_batch_size))
+        if self._prepared is not None:
+            await self.run(partial(self._prepared.capture, variants, input_size, max_batch_size))
 
     async def warm_up(
         self, variant: Variant, input_size: Sequence[int], batch_sizes: Sequence[int]
@@ -149,7 +149,7 @@ class Engine:
                 batch = pixels.place(
                     images, variant.normalization, device=self.device, dtype=variant.dtype
                 )
-                run = eagerly if self._graphs is None else self._graphs.run
+                run = eagerly if self._prepared is None else self._prepared.run
                 return list(run(variant, batch).float().cpu())
         except torch.OutOfMemoryError as exc:
             message = _first_line(exc)

@@ -6,10 +6,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from service.backends import onednn
+from service.backends.options import Backend, Precision
 from service.errors import SettingsError
-
-Backend = Literal["auto", "torch", "onednn", "openvino"]
-Precision = Literal["float32", "bfloat16", "float16", "int8"]
 
 OF_THE_GPU = {
     "float32": torch.float32,

@@ -1,5 +1,8 @@
-"""The command line: one file for each command of `rapid`.
+"""The command line: one file for each command of `rapid`, and `commands.py`, which joins them.
 
-It knows the settings and prints to a terminal. It must not know HTTP, and it imports torch only
-in a command that computes.
+It knows the settings and prints to a terminal. It must not know HTTP.
+
+`rapid --help` must not wait for PyTorch. A command therefore imports inside its function what takes
+long: this is the only room where a function may import. The files whose names begin with that of a
+command (`probe_measure.py`) do its work, import at their head, and print nothing.
 """

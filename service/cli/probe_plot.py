@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from service.cli.probe import Row
+from service.cli.probe_rows import Row
 
 
 def draw(rows: Sequence[Row], path: Path, title: str) -> None:

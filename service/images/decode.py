@@ -11,6 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from service.errors import ImageRejectedError, TooLargeError
+from service.images.options import MAX_PIXELS
 
 logger = logging.getLogger(__name__)
 
@@ -34,21 +35,24 @@ Image.MAX_IMAGE_PIXELS = None
 
 
 class InputSpec(NamedTuple):
-    """What a model wants to see, and what an image may cost."""
+    """What a model wants to see."""
 
     transform: Callable[[Image.Image], Tensor]
     """RGB image -> (3, H, W)."""
     resize_side: int
     """length that the transform gives the shorter side, in pixels."""
-    max_pixels: int
-    """most pixels, before and after resizing."""
 
 
-def decode(body: bytes, spec: InputSpec) -> Tensor:
+def decode(body: bytes, spec: InputSpec, max_pixels: int = MAX_PIXELS) -> Tensor:
     """Decode an image and prepare it for a model: (3, H, W), as its transform gives it.
 
     The first frame of an animation counts, EXIF rotation is applied, colour becomes RGB, grey of
     16 bits keeps its upper 8; then comes the model's own evaluation transform.
+
+    Args:
+        body: the image file.
+        spec: what the model wants to see.
+        max_pixels: most pixels, before and after resizing.
 
     Raises:
         ImageRejectedError: empty, truncated, damaged, or not an image of a known format.
@@ -59,7 +63,7 @@ def decode(body: bytes, spec: InputSpec) -> Tensor:
     try:
         _check_scans(body)
         with Image.open(_MeteredFile(body), formats=FORMATS) as image:
-            _check_size(image.size, spec)
+            _check_size(image.size, spec.resize_side, max_pixels)
             return spec.transform(_to_rgb(image, spec.resize_side))
     except (ImageRejectedError, TooLargeError):
         raise
@@ -110,17 +114,17 @@ def _check_scans(body: bytes) -> None:
             )
 
 
-def _check_size(size: tuple[int, int], spec: InputSpec) -> None:
+def _check_size(size: tuple[int, int], resize_side: int, max_pixels: int) -> None:
     width, height = size
-    if width * height > spec.max_pixels:
+    if width * height > max_pixels:
         raise TooLargeError(
-            f"the image has {width} x {height} pixels; allowed are {spec.max_pixels} in all"
+            f"the image has {width} x {height} pixels; allowed are {max_pixels} in all"
         )
     # The transform resizes before it crops: a long thin line would become an enormous picture.
-    if spec.resize_side**2 * max(size) > spec.max_pixels * min(size):
+    if resize_side**2 * max(size) > max_pixels * min(size):
         raise TooLargeError(
             f"the image of {width} x {height} pixels is too long and thin: resized so that its "
-            f"shorter side has {spec.resize_side} pixels, it would exceed {spec.max_pixels} pixels"
+            f"shorter side has {resize_side} pixels, it would exceed {max_pixels} pixels"
         )
 
 

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 
 from service.backends.placement import Placement
 from service.errors import ModelLoadError, ModelNotFoundError
-from service.images.resizing import Resize
+from service.images.options import Resize
 from service.models import timm_models
 from service.models.served import ServedModel
 
+"""what makes pictures as large as the model wants them."""
 MODEL_NAME = re.compile(r"[\w.:@+-]+", re.ASCII)
 
 

@@ -1,7 +1,6 @@
 """Weights -> one runner per (method, r), over one copy of the weights."""
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from threading import Lock
 from typing import Any
 
@@ -9,18 +8,17 @@ from PIL import Image
 from torch import Tensor
 
 import rapid_core
-from service.accuracy.counts import Measured
+from service import tiers
 from service.backends.contract import Variant
 from service.backends.pixels import Normalization
 from service.backends.placement import Placement
 from service.errors import ModelLoadError
+from service.images.decode import InputSpec
 from service.models import timm_models
 from service.models.timm_models import LoadedModel
-from service.telemetry.model_statistics import ModelStatistics
 from service.tiers import CALIBRATED_METHOD, ReductionRange, Tier
 
 METHODS = tuple(rapid_core.METHODS)
-MODEL_NAME = re.compile(r"[\w.:@+-]+", re.ASCII)
 
 
 class ServedModel:
@@ -34,16 +32,14 @@ class ServedModel:
                 another model.
         """
         self.name = name
-        self.statistics = ModelStatistics()
-        self.measured: Mapping[Tier, Measured] = {}
-        """what the last complete probe found"""
         self.architecture = loaded.architecture
         self.labels = loaded.labels
         self.input_size = loaded.input_size
         self.transform: Callable[[Image.Image], Tensor] = loaded.transform
         """RGB image -> (3, H, W), float32, normalised"""
-        self.decode_transform, self._normalization = _decoding(self.transform, placement)
-        self.resize_side = loaded.resize_side
+        decode_transform, self._normalization = _decoding(self.transform, placement)
+        self.input_spec = InputSpec(decode_transform, loaded.resize_side)
+        """what the threads that decode make of a picture"""
         self._variants: dict[tuple[str, int | None, Tier | None], Variant] = {}
         self._calibrated = dict(loaded.calibration.tiers) if loaded.calibration else {}
         self._lock = Lock()
@@ -89,6 +85,14 @@ class ServedModel:
             if key not in self._variants:
                 self._variants[key] = self._patch(*key)
             return self._variants[key]
+
+    def at(self, tier: Tier, method: str = CALIBRATED_METHOD) -> Variant:
+        """The model with the reduction that a tier means for it.
+
+        Raises:
+            InvalidParameterError: an unknown method.
+        """
+        return self.variant(*tiers.of_tier(self.limits, tier, method))
 
     def agreement(self, tier: Tier) -> float | None:
         """Share of held-out pictures that a calibrated tier answers as the unreduced model."""

@@ -1,29 +1,16 @@
 """Which reduction a request gets, and why: named, within its latency budget, or browned out."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
 
 from service import tiers
-from service.api.v1.schemas import ClassifyParameters
 from service.errors import InvalidParameterError
+from service.pipeline.request import Choice, Reason, Wanted
 from service.tiers import TIERS, Reduction, ReductionRange, Tier
-
-Reason = Literal["default", "requested", "latency_budget", "latency_budget_missed", "brownout"]
-REASONS: tuple[Reason, ...] = get_args(Reason)
-
-
-class Choice(NamedTuple):
-    """What will run, and why."""
-
-    reduction: Reduction
-    reason: Reason
-    expected_s: float
-    """until the answer, by the forecast; from the arrival of the request."""
 
 
 def choose(
     limits: ReductionRange,
-    wanted: ClassifyParameters,
+    wanted: Wanted,
     *,
     default_tier: Tier,
     brownout_level: Callable[[], int],
@@ -53,7 +40,7 @@ def choose(
 
 def _of_tier(
     limits: ReductionRange,
-    wanted: ClassifyParameters,
+    wanted: Wanted,
     default_tier: Tier,
     brownout_level: Callable[[], int],
 ) -> tuple[Reduction, Reason]:
@@ -72,7 +59,7 @@ def _of_tier(
 
 def _within(
     limits: ReductionRange,
-    wanted: ClassifyParameters,
+    wanted: Wanted,
     budget_s: float,
     expected_s: Callable[[Reduction], float],
 ) -> Choice:
@@ -86,7 +73,7 @@ def _within(
     return Choice(reductions[-1], "latency_budget_missed", seconds)
 
 
-def _check(wanted: ClassifyParameters) -> None:
+def _check(wanted: Wanted) -> None:
     given = [name for name in ("r", "tier", "max_latency_ms") if getattr(wanted, name) is not None]
     if len(given) > 1:
         raise InvalidParameterError(f"{' and '.join(given)} exclude each other; give one of them")

@@ -1,10 +1,19 @@
 """Logits -> the best labels."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from service.api.v1.schemas import Prediction
+
+@dataclass(frozen=True)
+class Prediction:
+    """One label."""
+
+    label: str
+    index: int
+    """of its class, 0 ... K - 1"""
+    probability: float
 
 
 def rank(logits: Tensor, labels: Sequence[str], top_k: int) -> list[Prediction]:
@@ -17,6 +26,6 @@ def rank(logits: Tensor, labels: Sequence[str], top_k: int) -> list[Prediction]:
     """
     best = logits.softmax(dim=-1).topk(top_k)
     return [
-        Prediction(label=labels[index], index=index, probability=probability)
+        Prediction(labels[index], index, probability)
         for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]

@@ -1,48 +1,105 @@
-"""One request for work on its way: what its answer, its log line and its metrics will say of it."""
+"""The words of the pipeline: what a client wants, what was chosen for it, and what came out."""
 
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple, get_args
 
-Phase = Literal["reading", "queued", "batch"]
-"""Receiving the request; decoding its images or waiting for a batch; an image is in a batch."""
-PHASES: tuple[Phase, ...] = get_args(Phase)
+from torch import Tensor
 
-UNKNOWN = "unknown"
-"""model or tier of a request that was refused before they were known"""
+from service.backends.contract import Variant
+from service.errors import InvalidParameterError
+from service.models.served import ServedModel
+from service.pipeline.ranking import Prediction, rank
+from service.scheduling.lanes import Answer
+from service.tiers import TIERS, Reduction, Tier
+
+Picture = bytes | Tensor
+"""An image file, or pixels (3, H, W) as the model's own transform gives them."""
+
+Reason = Literal["default", "requested", "latency_budget", "latency_budget_missed", "brownout"]
+REASONS: tuple[Reason, ...] = get_args(Reason)
+
+DEFAULT_TOP_K = 5
 
 
-@dataclass
-class Call:
-    """What is known of a request so far."""
+@dataclass(frozen=True)
+class Wanted:
+    """What a client chose for its pictures; everything has a default.
 
-    request_id: str
-    arrival: float
-    """on `time.monotonic`"""
-    phase: Phase = "reading"
-    """the furthest that any of its images got"""
-    model: str = UNKNOWN
-    tier: str = UNKNOWN
-    api_key: str | None = None
-    """name of the key, never the key"""
-    num_images: int = 0
-    num_failed: int = 0
-    """of the images"""
+    Raises:
+        InvalidParameterError: a value that no model allows.
+    """
+
+    model: str | None = None
+    """name of a loaded model; None: the first one"""
+    r: int | None = None
+    """tokens to remove in every block; excludes `tier`, `min_tier` and `max_latency_ms`"""
+    tier: Tier | None = None
+    max_latency_ms: float | None = None
+    """instead of a tier: the most accurate one that is expected to answer within this time"""
+    min_tier: Tier | None = None
+    """the least accurate tier that will do"""
+    priority: int = 0
+    """1: before everything that has 0"""
+    method: str = "rapid"
+    top_k: int | None = None
+    """number of labels; None: 5, or all if there are fewer"""
     deadline_ms: float | None = None
-    """that the client set, or the service's own"""
-    code: str | None = None
-    """of the error that the client was told"""
-    timings_s: dict[str, float] = field(default_factory=dict)
-    """what took how long; of several images the longest"""
+    """None: the service's own"""
 
-    def queued(self) -> None:
-        """Its body is read."""
-        self.phase = "queued"
+    def __post_init__(self) -> None:
+        for name in ("tier", "min_tier"):
+            value = getattr(self, name)
+            if value is not None and value not in TIERS:
+                raise InvalidParameterError(
+                    f"{name} {value!r} is unknown; allowed: {', '.join(TIERS)}"
+                )
+        for name in ("max_latency_ms", "deadline_ms"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InvalidParameterError(f"{name} = {value!r} must be greater than 0")
+        if self.priority not in (0, 1):
+            raise InvalidParameterError(f"priority = {self.priority!r} must be 0 or 1")
 
-    def started(self) -> None:
-        """One of its images is in a batch."""
-        self.phase = "batch"
 
-    def took(self, **seconds: float) -> None:
-        """Note how long something took."""
-        for name, value in seconds.items():
-            self.timings_s[name] = max(value, self.timings_s.get(name, 0.0))
+class Choice(NamedTuple):
+    """Which reduction will run, and why."""
+
+    reduction: Reduction
+    reason: Reason
+    expected_s: float
+    """forecast of the seconds from the request's arrival to its answer"""
+
+
+class Plan(NamedTuple):
+    """What will happen to each image of a request."""
+
+    model: ServedModel
+    variant: Variant
+    choice: Choice
+    top_k: int
+    due: float
+    """when it should be answered: the earliest goes first"""
+    deadline: float
+    """when its client stops waiting"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out for one image."""
+
+    plan: Plan
+    answer: Answer
+    decode_s: float
+    total_s: float
+
+    @property
+    def logits(self) -> Tensor:
+        """(K,), float32, on the CPU."""
+        logits: Tensor = self.answer.result
+        return logits
+
+    @cached_property
+    def predictions(self) -> list[Prediction]:
+        """The most probable labels, best first."""
+        return rank(self.logits, self.plan.model.labels, self.plan.top_k)

@@ -1,5 +1,6 @@
 """The phases of the process: loading -> ready -> leaving -> draining, or failed."""
 
+import asyncio
 from enum import Enum
 
 from service.errors import NotReadyError
@@ -21,29 +22,42 @@ class Lifecycle:
     """The current phase. It only ever moves forward."""
 
     def __init__(self) -> None:
-        """Start with loading."""
-        self.phase = Phase.LOADING
+        self._phase = Phase.LOADING
+        self._has_loaded = asyncio.Event()
+
+    @property
+    def phase(self) -> Phase:
+        """What the service is doing now."""
+        return self._phase
+
+    def _move(self, phase: Phase) -> None:
+        self._phase = phase
+        self._has_loaded.set()
+
+    async def wait_until_loaded(self) -> None:
+        """Wait until the phase is not loading any more, whether loading succeeded or not."""
+        await self._has_loaded.wait()
 
     def loaded(self) -> None:
         """Models are warm: requests are welcome."""
         if self.phase is Phase.LOADING:
-            self.phase = Phase.READY
+            self._move(Phase.READY)
 
     def leave(self) -> None:
         """Tell load balancers to send nothing more; a service that never was ready just drains."""
         if self.phase is Phase.READY:
-            self.phase = Phase.LEAVING
+            self._move(Phase.LEAVING)
         elif self.phase is Phase.LOADING:
             self.drain()
 
     def drain(self) -> None:
         """Accepted work is finished, new work is refused."""
         if self.phase is not Phase.FAILED:
-            self.phase = Phase.DRAINING
+            self._move(Phase.DRAINING)
 
     def fail(self) -> None:
         """The service cannot answer any more and wants to be restarted."""
-        self.phase = Phase.FAILED
+        self._move(Phase.FAILED)
 
     @property
     def is_stopping(self) -> bool:

@@ -9,9 +9,7 @@ import heapq
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, TypeVar
-
-from torch import Tensor
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from service.scheduling.policy import BatchPolicy, DispatchReason, Part
 
@@ -24,8 +22,8 @@ WORTH_WAITING = 0.5
 class Answer(NamedTuple):
     """What a job gets."""
 
-    logits: Tensor
-    """(K,), float32, on the CPU."""
+    result: Any
+    """what `forward` gave for the image."""
     queue_s: float
     """from being handed in to the start of its batch."""
     inference_s: float
@@ -43,7 +41,7 @@ class Job:
     """decides between equals: first come, first served."""
     deadline: float = field(compare=False)
     """when its client stops waiting."""
-    pixels: Tensor = field(compare=False)
+    image: Any = field(compare=False)
     submitted: float = field(compare=False)
     on_start: Callable[[], None] = field(compare=False)
     answer: asyncio.Future[Answer] = field(compare=False)
@@ -100,15 +98,15 @@ class Lanes(Generic[K]):
         """Take one job out of its lane, if it is still there."""
         self._keep(lane, lambda other: other is not job)
 
-    def drop_dead(self, now: float) -> None:
-        """Take out the jobs that nobody waits for any more instead of computing them."""
+    def take_expired(self, now: float) -> list[Job]:
+        """Take out the jobs whose deadline has passed, and those that were answered already."""
+        expired = []
         for lane, jobs in list(self._jobs.items()):
-            for job in jobs:
-                if job.deadline <= now and not job.answer.done():
-                    job.answer.set_exception(TimeoutError())
-            self._keep(lane, lambda job: not job.answer.done())
+            expired += [job for job in jobs if job.deadline <= now]
+            self._keep(lane, lambda job: job.deadline > now and not job.answer.done())
+        return expired
 
-    def put_hopeless_last(self, now: float, part: Part) -> None:
+    def defer_late(self, now: float, part: Part) -> None:
         """Let jobs that even alone would come too late wait for an idle device.
 
         Under overload the device would else be busy with answers that nobody takes.

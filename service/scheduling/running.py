@@ -24,46 +24,42 @@ class Batch(NamedTuple, Generic[K]):
         return self.reason == "spare"
 
 
-class Streams(Generic[K]):
+class RunningBatches(Generic[K]):
     """What is being computed now."""
 
-    def __init__(self, expected_s: Callable[[K, int], float], clock: Callable[[], float]) -> None:
+    def __init__(self, expected_s: Callable[[K, int], float]) -> None:
         """Start idle.
 
         Args:
             expected_s: forecast for a batch of so many images of a lane on the whole device.
-            clock: seconds, monotonic.
         """
-        self.running: list[Batch[K]] = []
+        self.batches: list[Batch[K]] = []
         """in the order in which they started"""
         self._expected_s = expected_s
-        self._clock = clock
 
     @property
     def threads_taken(self) -> list[int]:
         """Threads of each running batch."""
-        return [batch.part.num_threads for batch in self.running]
+        return [batch.part.num_threads for batch in self.batches]
 
     @property
     def num_images(self) -> int:
-        """Images of clients in all of them."""
-        return sum(len(batch.jobs) for batch in self.running if not batch.is_spare)
+        """Images of clients in all running batches."""
+        return sum(len(batch.jobs) for batch in self.batches if not batch.is_spare)
 
     @property
     def oldest(self) -> Batch[K] | None:
         """The batch that has been running longest."""
-        return self.running[0] if self.running else None
+        return self.batches[0] if self.batches else None
 
-    @property
-    def longest_s(self) -> float:
-        """Seconds for which it has been running; 0.0 if there is none."""
-        return 0.0 if self.oldest is None else self._clock() - self.oldest.started
+    def longest_s(self, now: float) -> float:
+        """Seconds for which the oldest batch has been running; 0.0 if there is none."""
+        return 0.0 if self.oldest is None else now - self.oldest.started
 
-    @property
-    def rest_s(self) -> float:
-        """Forecast of the work that is left in all of them, in seconds of the whole device."""
-        return sum(map(self._rest_s, self.running))
+    def rest_s(self, now: float) -> float:
+        """Forecast of the work that is left in all batches, in seconds of the whole device."""
+        return sum(self._rest_s(batch, now) for batch in self.batches)
 
-    def _rest_s(self, batch: Batch[K]) -> float:
+    def _rest_s(self, batch: Batch[K], now: float) -> float:
         work_s = self._expected_s(batch.lane, len(batch.jobs))
-        return max(0.0, work_s - batch.part.share * (self._clock() - batch.started))
+        return max(0.0, work_s - batch.part.share * (now - batch.started))

@@ -21,9 +21,6 @@ SECONDS = (
     *(1, 2, 4, 8, 15, 30),
 )
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-CUSTOM_TIER = "custom"
-"""the `tier` label of requests that name r themselves."""
-
 BY_TIER = ("model", "tier")
 BY_PROBE = ("model", "method", "tier")
 

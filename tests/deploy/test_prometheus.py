@@ -134,7 +134,7 @@ def damage(model: Path, folder: Path) -> Path:
 def label(pictures: Sequence[Path], model: Path, folder: Path) -> Path:
     """Pictures to probe with, whose labels are what this model answers, and how right it is."""
     served = catalog.load(str(model), CPU)
-    spec = decode.InputSpec(served.transform, served.resize_side, 50_000_000)
+    spec = decode.InputSpec(served.transform, served.input_spec.resize_side)
     pixels = [decode.decode(path.read_bytes(), spec) for path in pictures]
 
     async def infer(variant: Variant, some: Sequence[Tensor]) -> list[Tensor]:

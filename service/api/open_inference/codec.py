@@ -1,15 +1,13 @@
 """The Open Inference Protocol's `infer`: body -> request, answer -> body. No HTTP, no model."""
 
 import json
-import zlib
 from collections.abc import Mapping, Sequence
 from reprlib import repr as short
 from typing import NamedTuple
 
 from service.api.open_inference.datatypes import (
     BYTES,
-    check_count,
-    check_size,
+    check_length,
     from_binary,
     from_json,
     to_binary,
@@ -27,13 +25,11 @@ from service.api.open_inference.members import (
     read_shape,
     read_text,
 )
-from service.errors import InvalidRequestError, TooLargeError, UnsupportedMediaError
+from service.errors import InvalidRequestError
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 MAX_DIGITS = 19
 """of a length; more would be slow to read, and are no length of a body."""
-WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
-"""what zlib calls the container: + 16 is a gzip file, else it is a zlib stream."""
 
 
 class InputTensor(NamedTuple):
@@ -44,7 +40,7 @@ class InputTensor(NamedTuple):
     """one of `DATATYPES`."""
     shape: tuple[int, ...]
     data: Sequence[bytes] | bytes | memoryview
-    """BYTES: one entry an element; others: raw little-endian, row-major, without padding."""
+    """BYTES: one entry an element; FP32: raw little-endian, row-major."""
 
 
 class WantedOutput(NamedTuple):
@@ -75,7 +71,7 @@ class OutputTensor(NamedTuple):
 
     name: str
     datatype: str
-    """one of `DATATYPES`; FP16 and BF16 only if `binary`."""
+    """one of `DATATYPES`."""
     shape: tuple[int, ...]
     data: bytes | Sequence[bytes]
     """like `InputTensor.data`."""
@@ -88,48 +84,6 @@ class RawInput(NamedTuple):
     name: str
     datatype: str
     shape: tuple[int, ...]
-
-
-def inflate(body: bytes, encoding: str, max_bytes: int) -> bytes:
-    """Undo a Content-Encoding.
-
-    Args:
-        body: all of it, as it was sent.
-        encoding: identity, gzip (one member) or deflate (the zlib format), in any case.
-        max_bytes: most bytes that may come out; it stops one byte later.
-
-    Raises:
-        TooLargeError: more than `max_bytes` come out.
-        InvalidRequestError: damaged or truncated data, or something after them.
-        UnsupportedMediaError: another encoding.
-    """
-    name = encoding.strip().lower()
-    if name == "identity":
-        inflated = body
-    elif name in WINDOW_BITS:
-        inflated = _inflate(body, name, max_bytes)
-    else:
-        raise UnsupportedMediaError(
-            f"content encoding {short(encoding)} is not supported; allowed: identity, "
-            f"{', '.join(WINDOW_BITS)}"
-        )
-    if len(inflated) > max_bytes:
-        raise TooLargeError(f"the body is too large; allowed are {max_bytes} bytes, inflated")
-    return inflated
-
-
-def _inflate(body: bytes, name: str, max_bytes: int) -> bytes:
-    """What comes out, or its first `max_bytes` + 1 bytes."""
-    stream = zlib.decompressobj(WINDOW_BITS[name])
-    try:
-        inflated = stream.decompress(body, max_bytes + 1)
-    except zlib.error as exc:
-        raise InvalidRequestError(f"the body is no valid {name} data: {exc}") from exc
-    if len(inflated) <= max_bytes and not stream.eof:
-        raise InvalidRequestError(f"the body is no valid {name} data: was it cut off?")
-    if stream.unused_data:
-        raise InvalidRequestError(f"the body has {len(stream.unused_data)} bytes after its {name}")
-    return inflated
 
 
 def parse(
@@ -183,13 +137,8 @@ def _parse_raw(body: bytes, raw_input: RawInput) -> InferRequest:
     """A body that is one tensor; of BYTES it is one element, without its length before it."""
     name, datatype, shape = raw_input
     where = f"input {short(name)}"
-    data: Sequence[bytes] | bytes
-    if datatype == BYTES:
-        check_count(1, shape, where)
-        data = (body,)
-    else:
-        check_size(len(body), datatype, shape=shape, where=where)
-        data = body
+    data = (body,) if datatype == BYTES else body
+    check_length(data, datatype, shape=shape, where=where)
     return InferRequest(None, {}, (InputTensor(name, datatype, shape, data),), None, True)
 
 
@@ -309,4 +258,4 @@ def _describe(output: OutputTensor, num_bytes: int | None) -> dict[str, object]:
     if num_bytes is not None:
         return {**entry, "parameters": {"binary_data_size": num_bytes}}
     where = f"output {short(output.name)}"
-    return {**entry, "data": to_json(output.data, output.datatype, where)}
+    return {**entry, "data": to_json(output.data, where)}

@@ -1,35 +1,17 @@
-"""A tensor's values: JSON or binary data <-> raw little-endian bytes, for every datatype."""
+"""A tensor's values, JSON or binary data <-> bytes, for the two datatypes that the models take."""
 
 import itertools
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from reprlib import repr as short
 from typing import Any
 
 from service.errors import InferenceError, InvalidRequestError, TooLargeError
 
-# struct's letters; after "<" they mean the same size and byte order on every machine
-JSON_FORMATS = {
-    "BOOL": "?",
-    "UINT8": "B",
-    "UINT16": "H",
-    "UINT32": "I",
-    "UINT64": "Q",
-    "INT8": "b",
-    "INT16": "h",
-    "INT32": "i",
-    "INT64": "q",
-    "FP32": "f",
-    "FP64": "d",
-}
-BINARY_ONLY = ("FP16", "BF16")
-BYTES = "BYTES"
-ITEM_BYTES = {
-    **{datatype: struct.calcsize(f"<{letter}") for datatype, letter in JSON_FORMATS.items()},
-    **dict.fromkeys(BINARY_ONLY, 2),
-}
-DATATYPES = (*ITEM_BYTES, BYTES)
+BYTES, FP32 = "BYTES", "FP32"
+DATATYPES = (BYTES, FP32)
+FP32_BYTES = 4
 PREFIX = struct.Struct("<I")
 """the length before each element of BYTES in binary data."""
 
@@ -37,7 +19,7 @@ PREFIX = struct.Struct("<I")
 def from_json(
     data: object, datatype: str, *, shape: tuple[int, ...], where: str
 ) -> bytes | list[bytes]:
-    """JSON data as raw bytes, row-major; for BYTES, the UTF-8 bytes of each text.
+    """JSON data as raw little-endian bytes, row-major; for BYTES, the UTF-8 bytes of each text.
 
     Args:
         data: flat, or nested as the shape says.
@@ -48,27 +30,8 @@ def from_json(
     Raises:
         InvalidRequestError: the data do not fit the datatype or the shape.
     """
-    if datatype in BINARY_ONLY:
-        raise InvalidRequestError(
-            f"{where}: {datatype} has no JSON form; send it as binary data, or send FP32"
-        )
     values = _flatten(data, shape, where)
-    kinds, wanted = _kinds(datatype)
-    if not kinds.issuperset(map(type, values)):
-        wrong = next(value for value in values if type(value) not in kinds)
-        raise InvalidRequestError(f"{where}: {datatype} needs {wanted}, not {short(wrong)}")
-    try:
-        if datatype == BYTES:
-            return [text.encode() for text in values]
-        packed = struct.pack(f"<{len(values)}{JSON_FORMATS[datatype]}", *values)
-        in_range = all(map(math.isfinite, values))  # struct packs 1e999, which is infinite
-    except UnicodeEncodeError as exc:  # half a surrogate pair, written as an escape
-        raise InvalidRequestError(f"{where}: a text is no UTF-8: {exc.reason}") from exc
-    except (struct.error, OverflowError):
-        in_range = False
-    if not in_range:
-        raise InvalidRequestError(f"{where}: a number is outside the range of {datatype}")
-    return packed
+    return _texts(values, where) if datatype == BYTES else _floats(values, where)
 
 
 def _flatten(data: object, shape: tuple[int, ...], where: str) -> list[Any]:
@@ -91,18 +54,33 @@ def _flatten(data: object, shape: tuple[int, ...], where: str) -> list[Any]:
     return values
 
 
-def _kinds(datatype: str) -> tuple[set[type], str]:
-    """The types that values in JSON may have, and how messages call them."""
-    if datatype == "BOOL":
-        return {bool}, "true or false"
-    if datatype == BYTES:
-        return {str}, "text"
-    if datatype in ("FP32", "FP64"):
-        return {int, float}, "numbers"
-    return {int}, "whole numbers"
+def _texts(values: list[Any], where: str) -> list[bytes]:
+    _check_types(values, {str}, f"{where}: BYTES needs text")
+    try:
+        return [text.encode() for text in values]
+    except UnicodeEncodeError as exc:  # half a surrogate pair, written as an escape
+        raise InvalidRequestError(f"{where}: a text is no UTF-8: {exc.reason}") from exc
 
 
-def to_json(data: bytes | Sequence[bytes], datatype: str, where: str) -> list[Any]:
+def _floats(values: list[Any], where: str) -> bytes:
+    _check_types(values, {int, float}, f"{where}: FP32 needs numbers")
+    out_of_range = InvalidRequestError(f"{where}: a number is outside the range of FP32")
+    try:
+        packed = struct.pack(f"<{len(values)}f", *values)
+    except (struct.error, OverflowError) as exc:  # the one for whole numbers, the other for floats
+        raise out_of_range from exc
+    if not all(map(math.isfinite, values)):  # struct packs 1e999, which is infinite
+        raise out_of_range
+    return packed
+
+
+def _check_types(values: list[Any], types: set[type], needed: str) -> None:
+    if not types.issuperset(map(type, values)):
+        wrong = next(value for value in values if type(value) not in types)
+        raise InvalidRequestError(f"{needed}, not {short(wrong)}")
+
+
+def to_json(data: bytes | Sequence[bytes], where: str) -> list[Any]:
     """The inverse of `from_json`; flat.
 
     Raises:
@@ -114,8 +92,7 @@ def to_json(data: bytes | Sequence[bytes], datatype: str, where: str) -> list[An
             return [element.decode() for element in data]
         except UnicodeDecodeError as exc:
             raise InvalidRequestError(f"{where} is no UTF-8; ask for it as binary data") from exc
-    num_elements = len(data) // ITEM_BYTES[datatype]
-    values = list(struct.unpack(f"<{num_elements}{JSON_FORMATS[datatype]}", data))
+    values = list(struct.unpack(f"<{len(data) // FP32_BYTES}f", data))
     if not all(map(math.isfinite, values)):
         raise InferenceError(f"{where} has numbers that are not finite; JSON cannot hold them")
     return values
@@ -130,12 +107,9 @@ def from_binary(
         InvalidRequestError: the data do not fit the datatype or the shape.
         TooLargeError: more than `max_elements` of BYTES; the others are not looked at.
     """
-    if datatype != BYTES:
-        check_size(len(raw), datatype, shape=shape, where=where)
-        return raw
-    elements = _cut(raw, where, max_elements)
-    check_count(len(elements), shape, where)
-    return elements
+    data = _cut(raw, where, max_elements) if datatype == BYTES else raw
+    check_length(data, datatype, shape=shape, where=where)
+    return data
 
 
 def _cut(raw: memoryview, where: str, max_elements: int) -> list[bytes]:
@@ -164,21 +138,20 @@ def to_binary(data: bytes | Sequence[bytes]) -> bytes:
     return b"".join(part for element in data for part in (PREFIX.pack(len(element)), element))
 
 
-def check_size(num_bytes: int, datatype: str, *, shape: tuple[int, ...], where: str) -> None:
-    """Raise InvalidRequestError if a tensor has not as many bytes as its shape says."""
-    needed = math.prod(shape) * ITEM_BYTES[datatype]
-    if num_bytes != needed:
-        raise InvalidRequestError(
-            f"{where}: {datatype} of shape {short(list(shape))} needs {short(needed)} bytes, not "
-            f"{num_bytes}"
-        )
+def check_length(data: Sized, datatype: str, *, shape: tuple[int, ...], where: str) -> None:
+    """Raise InvalidRequestError if a tensor is not as long as its shape says.
 
-
-def check_count(num_elements: int, shape: tuple[int, ...], where: str) -> None:
-    """Raise InvalidRequestError if a tensor has not as many elements as its shape says."""
-    needed = math.prod(shape)
-    if num_elements != needed:
+    Args:
+        data: elements of BYTES, or the bytes of FP32.
+        datatype: one of `DATATYPES`.
+        shape: of the whole tensor; () is one element.
+        where: the tensor, as messages call it.
+    """
+    needed, unit = math.prod(shape), "elements"
+    if datatype == FP32:
+        needed, unit = needed * FP32_BYTES, "bytes"
+    if len(data) != needed:
         raise InvalidRequestError(
-            f"{where}: BYTES of shape {short(list(shape))} needs {short(needed)} elements, not "
-            f"{num_elements}"
+            f"{where}: {datatype} of shape {short(list(shape))} needs {short(needed)} {unit}, not "
+            f"{len(data)}"
         )

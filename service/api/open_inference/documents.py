@@ -58,13 +58,12 @@ def configuration(model: ServedModel, max_images: int) -> dict[str, object]:
     }
 
 
-def statistics(model: ServedModel) -> dict[str, object]:
-    """Counts since the model was loaded."""
-    counts: ModelStatistics = model.statistics
+def statistics(name: str, counts: ModelStatistics) -> dict[str, object]:
+    """Counts of one model since it was loaded."""
     durations = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
     nothing = _duration(Duration())
     return {
-        "name": model.name,
+        "name": name,
         "version": VERSION,
         "last_inference": counts.last_inference_ms,
         "inference_count": counts.num_images,

@@ -106,7 +106,8 @@ def read_datatype(members: Mapping[str, object], where: str) -> str:
     datatype = read_text(members, "datatype", where)
     if datatype not in DATATYPES:
         raise InvalidRequestError(
-            f"{where}: datatype {short(datatype)} is unknown; allowed: {', '.join(DATATYPES)}"
+            f"{where}: datatype {short(datatype)} is not supported; needed is "
+            f"{' or '.join(DATATYPES)}"
         )
     return datatype
 

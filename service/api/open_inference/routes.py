@@ -1,6 +1,5 @@
 """The Open Inference Protocol v2, as the clients of KServe and Triton speak it, under /v2."""
 
-import asyncio
 from functools import partial
 from importlib.metadata import version
 
@@ -20,9 +19,9 @@ from service.api.open_inference.documents import (
 from service.api.open_inference.translate import Limits, respond, understand
 from service.errors import ImageRejectedError, ModelNotFoundError, TooLargeError
 from service.models.served import ServedModel
-from service.pipeline.classify import Outcome, Service, classify
-from service.pipeline.request import Call
-from service.settings import Settings
+from service.pipeline.request import Outcome
+from service.runtime.runtime import Runtime
+from service.telemetry.events import Call
 
 MODEL = "/v2/models/{name}"
 VERSIONED = MODEL + "/versions/{version}"
@@ -49,11 +48,12 @@ INFER_SCHEMA = {
 }
 
 
-def create_router(service: Service, settings: Settings) -> APIRouter:
-    """The routes, for one service."""
+def create_router(runtime: Runtime) -> APIRouter:
+    """The routes, for one runtime."""
+    settings = runtime.settings
     router = APIRouter(tags=["open inference protocol"])
-    router.include_router(_health(service))
-    router.include_router(_models(service, settings))
+    router.include_router(_health(runtime))
+    router.include_router(_models(runtime))
     limits = Limits(settings.max_body_bytes, settings.max_images_per_request)
 
     @router.post(
@@ -70,24 +70,22 @@ def create_router(service: Service, settings: Settings) -> APIRouter:
         """Classify pictures (`image`, BYTES) or normalised pixels (`pixel_values`, FP32)."""
 
         async def work(call: Call, body: bytes) -> Response:
-            loop = asyncio.get_running_loop()
-            in_a_thread = partial(loop.run_in_executor, service.decoder.threads)
-            model = _find(service, name, version)
+            model = _find(runtime, name, version)
             call.model = model.name
-            asked = await in_a_thread(understand, body, request.headers, model, limits)
-            outcomes = await classify(service, asked.pictures, asked.wanted, call)
+            asked = await runtime.pool.run(understand, body, request.headers, model, limits)
+            outcomes = await runtime.classify(asked.pictures, asked.wanted, call)
             answered = _all_or_none(outcomes)
-            content, json_length = await in_a_thread(respond, model, asked, answered)
+            content, json_length = await runtime.pool.run(respond, model, asked, answered)
             if json_length is None:
                 return Response(content, media_type="application/json")
             return Response(content, media_type=BINARY, headers={LENGTH_HEADER: str(json_length)})
 
-        return await exchange(service, settings, request, work)
+        return await exchange(runtime, request, work)
 
     return router
 
 
-def _health(service: Service) -> APIRouter:
+def _health(runtime: Runtime) -> APIRouter:
     router = APIRouter()
 
     @router.get("/v2/", include_in_schema=False)
@@ -101,65 +99,68 @@ def _health(service: Service) -> APIRouter:
     @router.get("/v2/health/live", responses=problems.documented_v2(503))
     async def live() -> Response:
         """Alive: 200 unless the process should be restarted."""
-        service.lifecycle.require_alive()
+        runtime.lifecycle.require_alive()
         return JSONResponse({"live": True})
 
     @router.get("/v2/health/ready", responses=problems.documented_v2(503))
     async def ready() -> Response:
         """Ready: 200 while requests are welcome, 503 while loading or draining."""
-        service.lifecycle.require_ready()
+        runtime.lifecycle.require_ready()
         return JSONResponse({"ready": True})
 
     return router
 
 
-def _models(service: Service, settings: Settings) -> APIRouter:
+def _models(runtime: Runtime) -> APIRouter:
     router = APIRouter(
-        dependencies=[Depends(partial(authorize, service))],
+        dependencies=[Depends(partial(authorize, runtime))],
         responses=problems.documented_v2(401, 404, 503),
     )
+
+    def counts_of(model: ServedModel) -> dict[str, object]:
+        return statistics(model.name, runtime.record.statistics(model.name))
 
     @router.get("/v2/models")
     async def list_models() -> Response:
         """Names of the loaded models."""
-        return JSONResponse({"models": [model.name for model in service.models]})
+        return JSONResponse({"models": [model.name for model in runtime.models]})
 
     @router.get("/v2/models/stats")
     async def show_all_statistics() -> Response:
         """Counts and durations of every model."""
-        return JSONResponse({"model_stats": [statistics(model) for model in service.models]})
+        return JSONResponse({"model_stats": [counts_of(model) for model in runtime.models]})
 
     @router.get(VERSIONED)
     @router.get(MODEL)
     async def show_model(name: str, version: str = VERSION) -> Response:
         """Inputs and outputs of a model."""
-        return JSONResponse(metadata(_find(service, name, version)))
+        return JSONResponse(metadata(_find(runtime, name, version)))
 
     @router.get(VERSIONED + "/ready")
     @router.get(MODEL + "/ready")
     async def model_ready(name: str, version: str = VERSION) -> Response:
         """Whether a model is loaded and the service ready."""
-        service.lifecycle.require_ready()
-        return JSONResponse({"name": _find(service, name, version).name, "ready": True})
+        runtime.lifecycle.require_ready()
+        return JSONResponse({"name": _find(runtime, name, version).name, "ready": True})
 
     @router.get(VERSIONED + "/config")
     @router.get(MODEL + "/config")
     async def show_configuration(name: str, version: str = VERSION) -> Response:
         """A model's configuration, as Triton writes it."""
-        model = _find(service, name, version)
-        return JSONResponse(configuration(model, settings.max_images_per_request))
+        model = _find(runtime, name, version)
+        return JSONResponse(configuration(model, runtime.settings.max_images_per_request))
 
     @router.get(VERSIONED + "/stats")
     @router.get(MODEL + "/stats")
     async def show_statistics(name: str, version: str = VERSION) -> Response:
         """Counts and durations of a model."""
-        return JSONResponse({"model_stats": [statistics(_find(service, name, version))]})
+        return JSONResponse({"model_stats": [counts_of(_find(runtime, name, version))]})
 
     return router
 
 
-def _find(service: Service, name: str, version: str) -> ServedModel:
-    model = service.models.find(name)
+def _find(runtime: Runtime, name: str, version: str) -> ServedModel:
+    model = runtime.models.find(name)
     if version != VERSION:
         raise ModelNotFoundError(f"no version {version!r} of {name!r} here; there is: {VERSION}")
     return model

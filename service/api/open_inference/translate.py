@@ -16,21 +16,22 @@ from service.api.open_inference.codec import (
     OutputTensor,
     RawInput,
     WantedOutput,
-    inflate,
     parse,
     render,
 )
+from service.api.open_inference.content_encoding import inflate
+from service.api.open_inference.datatypes import BYTES, FP32
 from service.api.open_inference.documents import IMAGE, LOGITS, OUTPUTS, PIXELS, VERSION
 from service.api.open_inference.members import Bounds
+from service.api.parameters import LONGEST_MS, ClassifyParameters
 from service.api.v1.bodies import from_base64
 from service.api.v1.multipart import check_num_images
-from service.api.v1.schemas import LONGEST_MS, ClassifyParameters
 from service.errors import InvalidParameterError, InvalidRequestError
 from service.models.served import ServedModel
-from service.pipeline.classify import Outcome
 from service.pipeline.ranking import rank
+from service.pipeline.request import Outcome, Wanted
 
-BARE_BODY = RawInput(IMAGE, "BYTES", (1,))
+BARE_BODY = RawInput(IMAGE, BYTES, (1,))
 PASSED_ON = frozenset({"r", "tier", "min_tier", "max_latency_ms", "method"})
 RESERVED = frozenset({"timeout", "priority"})
 """of the schedule-policy extension"""
@@ -45,7 +46,7 @@ class Understood(NamedTuple):
     request: InferRequest
     pictures: list[bytes | Tensor]
     """files, or pixels (3, H, W)"""
-    wanted: ClassifyParameters
+    wanted: Wanted
     outputs: tuple[WantedOutput, ...]
     ignored: tuple[str, ...]
     """parameters that mean nothing here"""
@@ -85,7 +86,7 @@ def respond(
     model: ServedModel, understood: Understood, outcomes: Sequence[Outcome]
 ) -> tuple[bytes, int | None]:
     """The body of the answer, and the length of its JSON part if there is another."""
-    logits = torch.stack([outcome.answer.logits for outcome in outcomes])
+    logits = torch.stack([outcome.logits for outcome in outcomes])
     choice, variant = outcomes[0].plan.choice, outcomes[0].plan.variant
     parameters: dict[str, str | int | float | bool] = {
         "method": choice.reduction.method,
@@ -137,7 +138,7 @@ def _pictures(
 def _check_shape(tensor: InputTensor, model: ServedModel) -> None:
     is_image = tensor.name == IMAGE
     allowed = ((), (1,)) if is_image else (tuple(model.input_size),)
-    if tensor.datatype == ("BYTES" if is_image else "FP32") and tensor.shape[1:] in allowed:
+    if tensor.datatype == (BYTES if is_image else FP32) and tensor.shape[1:] in allowed:
         return
     needed = (
         "BYTES and [N], one image file in each element"
@@ -179,9 +180,7 @@ def _pixels(tensor: InputTensor) -> list[bytes | Tensor]:
     return list(values.reshape(tensor.shape))
 
 
-def _wanted(
-    parameters: Mapping[str, str | int | float | bool], model: ServedModel
-) -> ClassifyParameters:
+def _wanted(parameters: Mapping[str, str | int | float | bool], model: ServedModel) -> Wanted:
     values: dict[str, object] = {
         name: value for name, value in parameters.items() if name in PASSED_ON
     }
@@ -189,11 +188,12 @@ def _wanted(
         values["deadline_ms"] = min(timeout_us / 1000, LONGEST_MS)
     values["priority"] = int(_whole(parameters, "priority") == HIGHEST_PRIORITY)
     try:
-        return ClassifyParameters.model_validate({**values, "model": model.name}, strict=True)
+        given = ClassifyParameters.model_validate({**values, "model": model.name}, strict=True)
     except ValidationError as exc:
         raise InvalidParameterError(
             "; ".join(f"parameter {error['loc'][0]}: {error['msg']}" for error in exc.errors())
         ) from exc
+    return given.wanted()
 
 
 def _whole(parameters: Mapping[str, str | int | float | bool], name: str) -> int:
@@ -225,11 +225,11 @@ def _output(wanted: WantedOutput, logits: Tensor, labels: Sequence[str]) -> Outp
     if not wanted.classification:
         values = logits if wanted.name == LOGITS else logits.softmax(dim=-1)
         data = values.contiguous().numpy().tobytes()
-        return OutputTensor(wanted.name, "FP32", tuple(values.shape), data, wanted.binary)
+        return OutputTensor(wanted.name, FP32, tuple(values.shape), data, wanted.binary)
     entries = []
     for row in logits:
         for best in rank(row, labels, wanted.classification):
             value = row[best.index].item() if wanted.name == LOGITS else best.probability
             entries.append(f"{value:f}:{best.index}:{best.label}".encode())
     shape = (len(logits), wanted.classification)
-    return OutputTensor(wanted.name, "BYTES", shape, entries, wanted.binary)
+    return OutputTensor(wanted.name, BYTES, shape, entries, wanted.binary)

@@ -1,17 +1,19 @@
 """Outcome -> the native answer."""
 
-from service.api.v1.schemas import ClassifyResponse, ExplainedChoice, Timing, TokenCount
-from service.pipeline.classify import Outcome
-from service.pipeline.ranking import rank
+from service.api.v1.schemas import (
+    ClassifyResponse,
+    ExplainedChoice,
+    Prediction,
+    Timing,
+    TokenCount,
+)
+from service.pipeline.request import Outcome
 
-DEFAULT_TOP_K = 5
 
-
-def answer(outcome: Outcome, top_k: int | None, request_id: str) -> ClassifyResponse:
+def answer(outcome: Outcome, request_id: str) -> ClassifyResponse:
     """Say what one image shows, what was run for it, and why."""
     model, variant, choice = outcome.plan.model, outcome.plan.variant, outcome.plan.choice
     computed = outcome.answer
-    top_k = min(DEFAULT_TOP_K, len(model.labels)) if top_k is None else top_k
     return ClassifyResponse(
         model=model.name,
         method=choice.reduction.method,
@@ -20,7 +22,7 @@ def answer(outcome: Outcome, top_k: int | None, request_id: str) -> ClassifyResp
         choice=ExplainedChoice(reason=choice.reason, expected_ms=_ms(choice.expected_s)),
         schedule=list(variant.schedule),
         tokens=TokenCount(input=model.num_tokens, output=variant.num_output_tokens),
-        predictions=rank(computed.logits, model.labels, top_k),
+        predictions=[Prediction(**vars(best)) for best in outcome.predictions],
         macs_ratio=model.macs_ratio(variant),
         timing_ms=Timing(
             decode=_ms(outcome.decode_s),

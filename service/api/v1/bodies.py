@@ -1,24 +1,21 @@
 """A request's body and query -> images and parameters, whichever of three forms it has."""
 
-import asyncio
 import base64
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Executor
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import NamedTuple
 
 from pydantic import ValidationError
 from starlette.datastructures import Headers
-from starlette.requests import Request
 
+from service.api import receiving
+from service.api.parameters import ClassifyParameters
 from service.api.v1 import multipart
-from service.api.v1.schemas import ClassifyParameters
 from service.errors import (
     InvalidParameterError,
     InvalidRequestError,
-    TooLargeError,
     UnsupportedMediaError,
 )
 
@@ -43,6 +40,11 @@ MAX_JSON_MARKS = 256
 some dozens; millions would keep the parser busy, which lets no other thread run meanwhile."""
 
 
+Parts = tuple[list[bytes], dict[str, object]]
+"""The images of a body, and the parameters in it."""
+InAThread = Callable[[Callable[[], Parts]], Awaitable[Parts]]
+
+
 class Upload(NamedTuple):
     """What a client sent."""
 
@@ -51,51 +53,12 @@ class Upload(NamedTuple):
     parameters: ClassifyParameters
 
 
-def announced_length(headers: Headers, max_bytes: int) -> int:
-    """How many bytes the header says that a body will have; 0 if it does not say.
-
-    Raises:
-        TooLargeError: the header announces more than `max_bytes`.
-    """
-    announced = headers.get("content-length", "")
-    if not announced.isdecimal():
-        return 0
-    if len(announced) > len(str(max_bytes)) or int(announced) > max_bytes:
-        raise _too_large(max_bytes)
-    return int(announced)
-
-
-def is_plain(headers: Headers) -> bool:
-    """Whether a body is what it is, not compressed."""
-    return headers.get("content-encoding", "identity").lower() == "identity"
-
-
-async def read_body(request: Request, max_bytes: int, arrived: Callable[[int], None]) -> bytes:
-    """The whole body.
-
-    Args:
-        request: whose body it is.
-        max_bytes: most bytes.
-        arrived: told how many bytes have come, piece by piece; may raise.
-
-    Raises:
-        TooLargeError: it has more than `max_bytes`.
-    """
-    body = bytearray()  # not a list of pieces: of one byte each they would be many times larger
-    async for chunk in request.stream():
-        if len(body) + len(chunk) > max_bytes:
-            raise _too_large(max_bytes)
-        arrived(len(chunk))
-        body += chunk
-    return bytes(body)
-
-
-def _too_large(max_bytes: int) -> TooLargeError:
-    return TooLargeError(f"the body is too large; allowed are {max_bytes} bytes")
-
-
 async def parse(
-    body: bytes, headers: Headers, query: Iterable[tuple[str, str]], max_images: int, pool: Executor
+    body: bytes,
+    headers: Headers,
+    query: Iterable[tuple[str, str]],
+    max_images: int,
+    in_a_thread: InAThread,
 ) -> Upload:
     """Understand a request, by its content type.
 
@@ -104,7 +67,7 @@ async def parse(
         headers: for the content type.
         query: names and values of the query string.
         max_images: most images in a multipart body.
-        pool: where everything but a bare image is taken apart, off the event loop.
+        in_a_thread: runs what takes apart everything but a bare image, off the event loop.
 
     Raises:
         UnsupportedMediaError: a content type that cannot hold an image.
@@ -112,7 +75,7 @@ async def parse(
         InvalidParameterError: an unknown parameter, or one that is given twice or is no such value.
         TooLargeError: too many images.
     """
-    if not is_plain(headers):
+    if not receiving.is_plain(headers):
         raise UnsupportedMediaError(
             f"content encoding {headers['content-encoding']!r} is not supported; send the body as "
             "it is"
@@ -127,7 +90,7 @@ async def parse(
         take_apart = partial(_parse_json, body)
     else:
         raise _unsupported(media_type)
-    images, given = await asyncio.get_running_loop().run_in_executor(pool, take_apart)
+    images, given = await in_a_thread(take_apart)
     return Upload(images, _join(from_query, given))
 
 
@@ -178,9 +141,7 @@ def _join(
     return ClassifyParameters.model_validate({**first, **second})
 
 
-def _parse_multipart(
-    body: bytes, content_type: str, max_images: int
-) -> tuple[list[bytes], dict[str, object]]:
+def _parse_multipart(body: bytes, content_type: str, max_images: int) -> Parts:
     """The images of a form, in their order, and its parameters."""
     parts = multipart.read(body, content_type, max_images)
     for part in parts:
@@ -196,7 +157,7 @@ def _parse_multipart(
     return images, _parameters(fields, "form fields", strict=False)
 
 
-def _parse_json(body: bytes) -> tuple[list[bytes], dict[str, object]]:
+def _parse_json(body: bytes) -> Parts:
     """The image of a JSON body, and its parameters."""
     if sum(map(body.count, (b"[", b"{", b",", b":"))) > MAX_JSON_MARKS:
         raise InvalidRequestError(

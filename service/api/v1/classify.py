@@ -7,20 +7,19 @@ from fastapi.responses import JSONResponse
 
 from service.api import problems
 from service.api.exchange import exchange
+from service.api.parameters import ClassifyParameters
 from service.api.v1 import bodies
 from service.api.v1.answers import answer
 from service.api.v1.schemas import (
     ClassifyManyResponse,
-    ClassifyParameters,
     ClassifyResponse,
     ImageJson,
-    Problem,
 )
 from service.errors import ServiceError
 from service.models.served import METHODS
-from service.pipeline.classify import Outcome, Service, classify
-from service.pipeline.request import Call
-from service.settings import Settings
+from service.pipeline.request import Outcome
+from service.runtime.runtime import Runtime
+from service.telemetry.events import Call
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +52,8 @@ def _request_schema() -> dict[str, object]:
     }
 
 
-def create_router(service: Service, settings: Settings) -> APIRouter:
-    """The route, for one service."""
+def create_router(runtime: Runtime) -> APIRouter:
+    """The route, for one runtime."""
     router = APIRouter(tags=["classify"])
 
     @router.post(
@@ -72,35 +71,32 @@ def create_router(service: Service, settings: Settings) -> APIRouter:
                 body,
                 request.headers,
                 request.query_params.multi_items(),
-                settings.max_images_per_request,
-                service.decoder.threads,
+                runtime.settings.max_images_per_request,
+                runtime.pool.run,
             )
-            outcomes = await classify(service, upload.images, upload.parameters, call)
-            top_k = upload.parameters.top_k
+            outcomes = await runtime.classify(upload.images, upload.parameters.wanted(), call)
             if len(outcomes) == 1:
-                return JSONResponse(answered(outcomes[0], top_k, call).model_dump())
-            entries = [entry(request, outcome, top_k, call) for outcome in outcomes]
+                return JSONResponse(answered(outcomes[0], call).model_dump())
+            entries = [entry(request, outcome, call) for outcome in outcomes]
             return JSONResponse({"results": [item.model_dump() for item in entries]})
 
-        return await exchange(service, settings, request, work)
+        return await exchange(runtime, request, work)
 
-    def answered(
-        outcome: Outcome | BaseException, top_k: int | None, call: Call
-    ) -> ClassifyResponse:
+    def answered(outcome: Outcome | BaseException, call: Call) -> ClassifyResponse:
         if isinstance(outcome, BaseException):
             raise outcome
-        return answer(outcome, top_k, call.request_id)
+        return answer(outcome, call.request_id)
 
     def entry(
-        request: Request, outcome: Outcome | BaseException, top_k: int | None, call: Call
-    ) -> ClassifyResponse | Problem:
+        request: Request, outcome: Outcome | BaseException, call: Call
+    ) -> ClassifyResponse | problems.Problem:
         """One image's place in the list: its answer, or what was wrong with it."""
         if isinstance(outcome, ServiceError):
-            service.metrics.rejected.labels(outcome.code).inc()
+            runtime.record.refused(outcome)
             return problems.problem(request, outcome)
         if isinstance(outcome, Exception):
             logger.error("unexpected error", exc_info=outcome)
             return problems.unexpected(request)
-        return answered(outcome, top_k, call)
+        return answered(outcome, call)
 
     return router

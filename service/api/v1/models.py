@@ -4,8 +4,7 @@ from functools import partial
 
 from fastapi import APIRouter, Depends
 
-from service import tiers
-from service.accuracy.counts import Share
+from service.accuracy.counts import Measured, Share
 from service.api import problems
 from service.api.exchange import authorize
 from service.api.v1.schemas import (
@@ -18,28 +17,28 @@ from service.api.v1.schemas import (
 )
 from service.backends.contract import Variant
 from service.models.served import ServedModel
-from service.pipeline.classify import Service
+from service.runtime.runtime import Runtime
 from service.tiers import TIERS, Tier
 
 
-def create_router(service: Service) -> APIRouter:
-    """The routes, for one service."""
-    router = APIRouter(tags=["models"], dependencies=[Depends(partial(authorize, service))])
+def create_router(runtime: Runtime) -> APIRouter:
+    """The routes, for one runtime."""
+    router = APIRouter(tags=["models"], dependencies=[Depends(partial(authorize, runtime))])
 
     @router.get("/v1/models", responses=problems.documented(401, 503))
     async def list_models() -> ModelList:
         """All loaded models; the first is the default."""
-        return ModelList(models=[_describe(service, model) for model in service.models])
+        return ModelList(models=[_describe(runtime, model) for model in runtime.models])
 
     @router.get("/v1/models/{name:path}", responses=problems.documented(401, 404, 503))
     async def show_model(name: str) -> ModelInfo:
         """One loaded model."""
-        return _describe(service, service.models.find(name))
+        return _describe(runtime, runtime.models.find(name))
 
     return router
 
 
-def _describe(service: Service, model: ServedModel) -> ModelInfo:
+def _describe(runtime: Runtime, model: ServedModel) -> ModelInfo:
     return ModelInfo(
         name=model.name,
         architecture=model.architecture,
@@ -49,13 +48,13 @@ def _describe(service: Service, model: ServedModel) -> ModelInfo:
         num_blocks=model.limits.num_blocks,
         max_r=model.limits.max_r,
         methods=list(model.limits.methods),
-        default_tier=service.default_tier,
-        tiers=[_describe_tier(service, model, tier) for tier in TIERS],
+        default_tier=runtime.settings.default_tier,
+        tiers=[_describe_tier(runtime, model, tier) for tier in TIERS],
     )
 
 
-def _describe_tier(service: Service, model: ServedModel, tier: Tier) -> TierInfo:
-    variant = model.variant(*tiers.of_tier(model.limits, tier))
+def _describe_tier(runtime: Runtime, model: ServedModel, tier: Tier) -> TierInfo:
+    variant = model.at(tier)
     return TierInfo(
         tier=tier,
         method=variant.method,
@@ -65,13 +64,13 @@ def _describe_tier(service: Service, model: ServedModel, tier: Tier) -> TierInfo
         gmacs=round(variant.macs / 1e9, 3),
         macs_ratio=model.macs_ratio(variant),
         agreement=model.agreement(tier),
-        measured=_measured(model, tier),
-        images_per_s=_images_per_s(service, variant),
+        measured=_measured(runtime.probe.latest(model.name).get(tier)),
+        images_per_s=_images_per_s(runtime, variant),
     )
 
 
-def _measured(model: ServedModel, tier: Tier) -> MeasuredTier | None:
-    if (counts := model.measured.get(tier)) is None:
+def _measured(counts: Measured | None) -> MeasuredTier | None:
+    if counts is None:
         return None
     return MeasuredTier(
         num_pictures=counts.num_pictures,
@@ -85,6 +84,7 @@ def _share(share: Share) -> ShareInfo:
     return ShareInfo(**{name: round(part, 4) for name, part in share._asdict().items()})
 
 
-def _images_per_s(service: Service, variant: Variant) -> float | None:
-    seconds = service.computing.seconds(variant, service.max_batch_size)
-    return round(service.max_batch_size / seconds, 1) if seconds else None
+def _images_per_s(runtime: Runtime, variant: Variant) -> float | None:
+    max_batch_size = runtime.settings.max_batch_size
+    seconds = runtime.forecast.seconds(variant, max_batch_size)
+    return round(max_batch_size / seconds, 1) if seconds else None

@@ -1,17 +1,18 @@
 """A multipart form -> its parts, within limits. It takes a while: not for the event loop."""
 
+import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from multipart import MultipartError, MultipartSegment, PushMultipartParser
 
 from service.errors import InvalidRequestError, TooLargeError
 
 MAX_FIELDS = 32
 """that are no files; there are about ten parameters."""
 LONGEST_FIELD_BYTES = 1024
-LONGEST_HEAD_BYTES = 8192
-"""all headers of one part."""
+BOUNDARY = re.compile(r';\s*boundary\s*=\s*(?:"([^"]+)"|([^";]+))', re.IGNORECASE)
+"""in a content type. Some clients forget to quote characters that have to be quoted."""
 
 
 class Part(NamedTuple):
@@ -29,32 +30,50 @@ def read(body: bytes, content_type: str, max_images: int) -> list[Part]:
         InvalidRequestError: it is no whole multipart form, or its fields are too many or too long.
         TooLargeError: it has more than `max_images` files. Nothing behind them is looked at.
     """
-    _, options = parse_options_header(content_type)
-    boundary = options.get(b"boundary", b"")
+    boundary = BOUNDARY.search(content_type)
     if not boundary:
         raise _unreadable("missing boundary in its content type")
-    form = _Form(max_images)
     try:
-        parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": form.begin,
-                "on_header_field": form.add_header_name,
-                "on_header_value": form.add_header_value,
-                "on_header_end": form.end_header,
-                "on_headers_finished": form.end_headers,
-                "on_part_data": form.add_data,
-                "on_part_end": form.end,
-                "on_end": form.complete,
-            },
+        # Headers in Latin-1, which keeps every byte: a file's name may be in any encoding.
+        parser = PushMultipartParser(
+            (boundary[1] or boundary[2].strip()).encode("latin-1"),
+            header_charset="latin-1",
+            strict=True,
         )
-        parser.write(body)
-    except FormParserError as exc:
+        parts = list(_parts(parser.parse(body), max_images))
+    except MultipartError as exc:
         raise _unreadable(str(exc)) from exc
-    # The parser by itself drops the last part of a form that was cut off.
-    if not form.is_complete:
-        raise _unreadable("its closing boundary is missing; was it cut off?")
-    return form.parts
+    try:
+        parser.close()
+    except MultipartError as exc:
+        raise _unreadable("its closing boundary is missing; was it cut off?") from exc
+    return parts
+
+
+def _parts(events: Iterator[MultipartSegment | bytes | None], max_images: int) -> Iterator[Part]:
+    """Each part as it ends. The parser goes no further than it is asked, so limits save work.
+
+    Args:
+        events: of the parser: of each part its headers, the pieces of its data, and None.
+        max_images: most files.
+    """
+    num_files = num_fields = 0
+    name, is_file, data = "", False, b""
+    for event in events:
+        if event is None:
+            yield Part(name, is_file, data)
+        elif isinstance(event, bytes):
+            data += event
+            if not is_file and len(data) > LONGEST_FIELD_BYTES:
+                raise _unreadable(f"a field exceeds the maximum size, {LONGEST_FIELD_BYTES} bytes")
+        else:
+            name, is_file = _text(event.name.encode("latin-1")), event.filename is not None
+            data = b""
+            num_files += is_file
+            num_fields += not is_file
+            check_num_images(num_files, max_images)
+            if num_fields > MAX_FIELDS:
+                raise _unreadable(f"it has more than {MAX_FIELDS} fields that are no files")
 
 
 def check_num_images(num_images: int, max_images: int) -> None:
@@ -72,66 +91,6 @@ def check_num_images(num_images: int, max_images: int) -> None:
 
 def _unreadable(reason: str) -> InvalidRequestError:
     return InvalidRequestError(f"the multipart body cannot be read: {reason}")
-
-
-class _Form:
-    """What has been read of a form; the parser calls it, and stops where a limit is passed."""
-
-    def __init__(self, max_images: int) -> None:
-        self.parts: list[Part] = []
-        self.is_complete = False
-        self._max_images = max_images
-        self._num_files = self._num_fields = 0
-        self.begin()
-
-    def begin(self) -> None:
-        self._num_head_bytes = 0
-        self._header_name, self._header_value = bytearray(), bytearray()
-        self._disposition = b""
-        self._name, self._is_file = "", False
-        self._data = bytearray()
-
-    def add_header_name(self, data: bytes, start: int, end: int) -> None:
-        self._count_head(end - start)
-        self._header_name += data[start:end]
-
-    def add_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._count_head(end - start)
-        self._header_value += data[start:end]
-
-    def _count_head(self, num_bytes: int) -> None:
-        self._num_head_bytes += num_bytes
-        if self._num_head_bytes > LONGEST_HEAD_BYTES:
-            raise _unreadable(f"a part's headers exceed the maximum size, {LONGEST_HEAD_BYTES}")
-
-    def end_header(self) -> None:
-        if self._header_name.lower() == b"content-disposition":
-            self._disposition = bytes(self._header_value)
-        self._header_name, self._header_value = bytearray(), bytearray()
-
-    def end_headers(self) -> None:
-        _, options = parse_options_header(self._disposition)
-        if b"name" not in options:
-            raise _unreadable("a part has no name in its Content-Disposition")
-        self._name = _text(options[b"name"])
-        self._is_file = b"filename" in options
-        self._num_files += self._is_file
-        self._num_fields += not self._is_file
-        check_num_images(self._num_files, self._max_images)
-        if self._num_fields > MAX_FIELDS:
-            raise _unreadable(f"it has more than {MAX_FIELDS} fields that are no files")
-
-    def add_data(self, data: bytes, start: int, end: int) -> None:
-        # Not a list of pieces: data that resemble the boundary come in millions of them.
-        self._data += memoryview(data)[start:end]
-        if not self._is_file and len(self._data) > LONGEST_FIELD_BYTES:
-            raise _unreadable(f"a field exceeds the maximum size, {LONGEST_FIELD_BYTES} bytes")
-
-    def end(self) -> None:
-        self.parts.append(Part(self._name, self._is_file, bytes(self._data)))
-
-    def complete(self) -> None:
-        self.is_complete = True
 
 
 def _text(value: bytes) -> str:

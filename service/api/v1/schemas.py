@@ -2,52 +2,10 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from service.tiers import Tier
-
-LONGEST_MS = 3_600_000
-
-
-class ClassifyParameters(BaseModel):
-    """What a request may choose: as query string, form fields or JSON members."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: str | None = Field(None, description="Name of a loaded model; default: the first one.")
-    r: int | None = Field(
-        None,
-        json_schema_extra={"minimum": 0},
-        description="Tokens to remove in every block, 0 ... half of the model's patches. "
-        "Excludes `tier`, `min_tier` and `max_latency_ms`.",
-    )
-    tier: Tier | None = Field(
-        None, description="How much of the network's work to do, from `exact` to `extreme`."
-    )
-    max_latency_ms: float | None = Field(
-        None,
-        gt=0,
-        le=LONGEST_MS,
-        description="Instead of a tier: take the most accurate one that is expected to answer "
-        "within this time. If there is none, the fastest is taken.",
-    )
-    min_tier: Tier | None = Field(
-        None,
-        description="The least accurate tier that will do: under pressure, or to keep "
-        "`max_latency_ms`, the service may go down to it, not further.",
-    )
-    priority: int = Field(
-        0, ge=0, le=1, description="1: before everything that is not; 0: by deadline."
-    )
-    method: str = Field("rapid", description="Token-reduction method; GET /v1/models lists them.")
-    top_k: int | None = Field(
-        None,
-        json_schema_extra={"minimum": 1},
-        description="Number of labels, 1 ... the number of classes; default: 5, or all if fewer.",
-    )
-    deadline_ms: float | None = Field(
-        None, gt=0, le=LONGEST_MS, description="Answer within this time or get 504."
-    )
+from service.api.parameters import ClassifyParameters
+from service.api.problems import Problem
 
 
 class ImageJson(ClassifyParameters):
@@ -104,18 +62,6 @@ class ClassifyResponse(BaseModel):
     macs_ratio: float = Field(description="multiply-adds, as a share of the unreduced model's")
     timing_ms: Timing
     batch_size: int = Field(description="images that shared the batch")
-    request_id: str
-
-
-class Problem(BaseModel):
-    """An error, RFC 9457."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    instance: str
-    code: str
     request_id: str
 
 
@@ -183,9 +129,3 @@ class ModelList(BaseModel):
     """All loaded models; the first is the default."""
 
     models: list[ModelInfo]
-
-
-class Health(BaseModel):
-    """Whether the service is alive or ready."""
-
-    status: str

@@ -50,7 +50,7 @@ class Labelled(NamedTuple):
 
 
 def pixels_of(model: ServedModel, path: Path) -> Tensor:
-    return decode(path.read_bytes(), InputSpec(model.transform, model.resize_side, 10**8))
+    return decode(path.read_bytes(), InputSpec(model.transform, model.input_spec.resize_side))
 
 
 @pytest.fixture(scope="module")

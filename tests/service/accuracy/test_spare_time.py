@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from service.errors import InferenceError, NotReadyError, OutOfDeviceMemoryError
-from service.scheduling.batcher import Batcher, Hooks
+from service.scheduling.batcher import Batcher
 from service.scheduling.policy import BatchPolicy, SpareTime
+from service.scheduling.scheduler import Scheduler
 from tests.service.scheduling.test_batcher import (
     Device,
     SlowDevice,
@@ -25,7 +26,7 @@ QUIET_S = SpareTime().quiet_s
 
 def spare(batcher: Batcher[str], value: float, lane: str = "spare") -> asyncio.Task[float]:
     async def one() -> float:
-        return (await batcher.submit_spare(lane, torch.tensor(value))).logits.item()
+        return (await batcher.submit_spare(lane, torch.tensor(value))).result.item()
 
     return asyncio.create_task(one())
 
@@ -82,9 +83,7 @@ async def test_among_traffic_it_takes_its_share_of_the_time_and_no_more(share: f
     device = SlowDevice(lambda n: 0.03 * n)
     batcher: Batcher[str] = Batcher(
         device.forward,
-        BatchPolicy(8),
-        Hooks(lambda _, n: device.seconds(n)),
-        spare_time=SpareTime(share),
+        Scheduler(BatchPolicy(8), lambda _, n: device.seconds(n), SpareTime(share)),
         clock=now,
     )
     chance = random.Random(0)
@@ -159,7 +158,7 @@ async def test_what_fails_says_so_and_lowers_no_limit(lane: str, error: type[Exc
         rows = await device.forward(key, images)
         return [] if key == "short" else rows
 
-    batcher: Batcher[str] = Batcher(forward, BatchPolicy(8), Hooks(lambda *_: 0.1), clock=now)
+    batcher: Batcher[str] = Batcher(forward, Scheduler(BatchPolicy(8), lambda *_: 0.1), clock=now)
     async with serving(batcher):
         with pytest.raises(error):
             await spare(batcher, 1.0, lane)
@@ -170,9 +169,8 @@ async def test_what_fails_says_so_and_lowers_no_limit(lane: str, error: type[Exc
 @pytest.mark.anyio
 async def test_closing_tells_it_too_and_draining_starts_none() -> None:
     device = Device()
-    batcher: Batcher[str] = Batcher(
-        device.forward, BatchPolicy(4), Hooks(lambda *_: 0.0, is_draining=lambda: True)
-    )
+    batcher: Batcher[str] = Batcher(device.forward, Scheduler(BatchPolicy(4), lambda *_: 0.0))
+    batcher.drain()
     async with serving(batcher):
         work = spare(batcher, 1.0)
         await submit(batcher, 2.0)

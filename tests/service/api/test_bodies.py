@@ -2,7 +2,6 @@
 
 import base64
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,8 +9,9 @@ import pytest
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
-from service.api.v1.bodies import Upload, announced_length, parse, read_body
-from service.api.v1.schemas import ClassifyParameters
+from service.api.parameters import ClassifyParameters
+from service.api.receiving import announced_length, read_body
+from service.api.v1.bodies import Upload, parse
 from service.errors import (
     InvalidParameterError,
     InvalidRequestError,
@@ -19,45 +19,12 @@ from service.errors import (
     TooLargeError,
     UnsupportedMediaError,
 )
+from tests.service.api.forms import FORM, IMAGE, form, image_part, part, read, short
 
 pytestmark = pytest.mark.anyio
 
-IMAGE = bytes(range(256))
 TEXT = base64.b64encode(IMAGE).decode()
-FORM = "multipart/form-data; boundary=XX"
 JSON = "application/json"
-
-
-def short(value: object) -> str:
-    """A readable name for a row of a table."""
-    return repr(value)[:40]
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(1) as pool:
-        yield pool
-
-
-async def read(
-    pool: ThreadPoolExecutor, body: bytes, content_type: str | None, query: str = ""
-) -> Upload:
-    headers = Headers({} if content_type is None else {"Content-Type": content_type})
-    pairs = [(name, value) for name, _, value in (pair.partition("=") for pair in query.split())]
-    return await parse(body, headers, pairs, max_images=3, pool=pool)
-
-
-def part(name: str, value: bytes, more: str = "") -> bytes:
-    head = f'--XX\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n'
-    return head.encode() + value + b"\r\n"
-
-
-def form(*parts: bytes) -> bytes:
-    return b"".join(parts) + b"--XX--\r\n"
-
-
-def image_part(image: bytes = IMAGE) -> bytes:
-    return part("image", image, '; filename="owl.jpg"\r\nContent-Type: image/jpeg')
 
 
 @pytest.mark.parametrize(
@@ -289,44 +256,6 @@ async def test_a_body_is_counted_as_it_arrives() -> None:
     assert [number for number in arrived if number] == [2, 3, 2, 3, 1]
 
 
-async def test_a_form_holds_several_images_in_order(pool: ThreadPoolExecutor) -> None:
-    images = [IMAGE, b"", b"--XX is no boundary here"]
-    body = form(*map(image_part, images), part("r", b"7"))
-    assert await read(pool, body, FORM) == Upload(images, ClassifyParameters(r=7))
-    with pytest.raises(TooLargeError, match="too many images in one request; allowed are 3"):
-        await read(pool, form(*map(image_part, [*images, IMAGE])), FORM)
-
-
-@pytest.mark.parametrize(
-    ("content_type", "boundary"),
-    [
-        ("Multipart/Form-Data; Boundary=XX", True),
-        ('multipart/form-data; boundary="XX"', True),
-        ("multipart/form-data; charset=utf-8; boundary=XX", True),
-        ("multipart/form-data; boundary=YY", False),
-        ("multipart/form-data; boundary=XX; charset=punycode", False),
-        ("multipart/form-data; boundary=", False),
-        ("multipart/form-data", False),
-    ],
-)
-async def test_a_form_needs_its_boundary(
-    pool: ThreadPoolExecutor, content_type: str, boundary: bool
-) -> None:
-    if boundary:
-        assert (await read(pool, form(image_part()), content_type)).images == [IMAGE]
-    else:
-        with pytest.raises(InvalidRequestError, match="the multipart body cannot be read"):
-            await read(pool, form(image_part(), part("tier", b"f\xe4st")), content_type)
-
-
-async def test_images_behind_the_last_that_is_allowed_are_not_looked_at(
-    pool: ThreadPoolExecutor,
-) -> None:
-    for rest in (b"", b"\r\n--XX not a form", part("r", b"7") * 1000):
-        with pytest.raises(TooLargeError, match="too many images in one request"):
-            await read(pool, b"".join(map(image_part, [b""] * 4)) + rest, FORM)
-
-
 class RefusingPool(ThreadPoolExecutor):
     """Shows what is done in the pool, which leaves the event loop free, by not doing it."""
 
@@ -346,41 +275,3 @@ async def test_all_but_a_bare_image_is_taken_apart_off_the_event_loop(
         else:
             with pytest.raises(ZeroDivisionError):
                 await read(refusing, body, content_type)
-
-
-async def test_data_that_resemble_the_boundary_are_data(pool: ThreadPoolExecutor) -> None:
-    images = [b"\r\n--" * 10_000, b"\r\n--X" * 10_000, b"\r" * 10_000 + b"\n"]
-    assert (await read(pool, form(*map(image_part, images)), FORM)).images == images
-
-
-async def test_text_in_a_form_is_utf_8_whatever_its_type_says(pool: ThreadPoolExecutor) -> None:
-    for charset in ("utf-8", "latin-1", "punycode", "utf-7", "none"):
-        content_type = f"{FORM}; charset={charset}"
-        body = form(image_part(), part("model", "Käuzchen-".encode()))
-        assert (await read(pool, body, content_type)).parameters.model == "Käuzchen-"
-
-
-@pytest.mark.parametrize("cut", [4, 10, 30, 60])
-async def test_a_form_that_was_cut_off_is_refused(pool: ThreadPoolExecutor, cut: int) -> None:
-    with pytest.raises(InvalidRequestError, match="was it cut off"):
-        await read(pool, form(image_part(), part("r", b"17"))[:-cut], FORM)
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"hello, world",
-        b"--XX\r\nhello\r\n\r\n",
-        b"--XX\r\nContent-Disposition: form-data\r\n\r\nx\r\n--XX--\r\n",
-        form(image_part(), part("model", b"x" * 1025)),
-        form(image_part(), part("tier", b"f\xe4st")),
-        form(part("x" * 9000, b"")),
-        form(part("x", b"", "\r\nX-Long: " + 9000 * "y")),
-        form(part("x", b"", 10 * ("\r\nX: " + 1000 * "y"))),
-        form(*[part(f"field{i}", b"") for i in range(33)]),
-    ],
-    ids=short,
-)
-async def test_a_broken_form_is_refused(pool: ThreadPoolExecutor, body: bytes) -> None:
-    with pytest.raises(InvalidRequestError, match="the multipart body cannot be read"):
-        await read(pool, body, FORM)

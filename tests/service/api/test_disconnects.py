@@ -13,7 +13,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.pipeline.request import PHASES
+from service.telemetry.events import PHASES
 from tests.conftest import Server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]

@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import httpx
 import pytest
+from torch import Tensor
 
 from service import errors
 from service.api.app import create_app
@@ -79,9 +80,11 @@ async def test_an_unexpected_error_of_one_image_leaves_its_neighbours_alone(
     owl: bytes,
 ) -> None:
     original = decode.decode
-    monkeypatch.setattr(
-        decode, "decode", lambda body, spec: fail() if body == b"bad" else original(body, spec)
-    )
+
+    def fail_on_one(body: bytes, *limits: Any) -> Tensor:
+        return fail() if body == b"bad" else original(body, *limits)
+
+    monkeypatch.setattr(decode, "decode", fail_on_one)
     caplog.set_level(logging.INFO)
     async with app_client() as client:
         files = [("image", body) for body in (owl, b"bad", owl)]

@@ -2,17 +2,17 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from service.backends import cuda_graphs
 from service.backends.contract import Variant
 from service.backends.cuda_graphs import Graphs, Recording, buckets
-from service.backends.engine import Engine
+from service.backends.engine import Engine, Threads
 from service.backends.placement import CPU, Placement, choose
+from service.runtime import device
+from service.runtime.device import prepare
 from service.tiers import TIERS
 from tests.conftest import AppClient
 
@@ -194,18 +194,18 @@ def test_out_of_memory_ends_the_recording_and_nothing_else(
 
 
 def test_only_a_gpu_with_memory_for_it_records() -> None:
-    of_placement = partial(cuda_graphs.of_placement, num_threads=1, num_streams=1)
+    one = Threads(1, 1)
     gpu = choose("cuda", "auto", "float32")
-    assert of_placement(CPU, max_bytes=2**30) is None
-    assert of_placement(gpu, max_bytes=0) is None
-    assert isinstance(of_placement(gpu, max_bytes=1), Graphs)  # the device is not touched yet
+    assert prepare(CPU, one, max_bytes=2**30) is None
+    assert prepare(gpu, one, max_bytes=0) is None
+    assert isinstance(prepare(gpu, one, max_bytes=1), Graphs)  # the device is not touched yet
 
 
 @pytest.mark.anyio
 async def test_an_engine_replays_what_it_has_recorded() -> None:
     recorder, one = Recorder(), variant()
     made = Graphs(recorder, CPU.device, max_bytes=100)
-    engine = Engine(CPU, num_threads=1, graphs=made)
+    engine = Engine(CPU, num_threads=1, prepared=made)
     await engine.capture([one], SIZE, MAX_BATCH_SIZE)
     first, second = batch(3), batch(4)
     rows = [await engine.forward(one, list(images)) for images in (first, second)]
@@ -222,7 +222,7 @@ async def test_warm_up_tiers_are_recorded_before_the_service_is_ready(
     recorder = Recorder()
     wanted: list[int] = []
 
-    def of_placement(placement: Placement, *, max_bytes: int, **_: int) -> Graphs:
+    def prepare(placement: Placement, _: Threads, *, max_bytes: int) -> Graphs:
         wanted.append(max_bytes)
         return Graphs(recorder, placement.device, max_bytes=max_bytes)
 
@@ -230,7 +230,7 @@ async def test_warm_up_tiers_are_recorded_before_the_service_is_ready(
     async with app_client(**settings) as client:
         url = "/v1/classify?top_k=10&tier="
         eager = {tier: (await client.post(url + tier, content=owl)).json() for tier in TIERS}
-    monkeypatch.setattr(cuda_graphs, "of_placement", of_placement)
+    monkeypatch.setattr(device, "prepare", prepare)
     async with app_client(warmup_tiers=("exact", "turbo"), **settings) as client:
         assert [size for _, size in recorder.recorded] == [1, 1, 2, 2, 3, 3]
         recorder.replayed.clear()

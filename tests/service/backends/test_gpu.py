@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from service.backends.contract import Variant
-from service.backends.cuda_graphs import CudaRecorder, Graphs, Recording, buckets, of_placement
-from service.backends.engine import Engine
+from service.backends.cuda_graphs import CudaRecorder, Graphs, Recording, buckets
+from service.backends.engine import Engine, Threads
 from service.backends.pixels import place
 from service.backends.placement import choose
 from service.images.decode import InputSpec, decode
 from service.models import catalog
 from service.models.served import ServedModel
+from service.runtime.device import prepare
 
 pytestmark = [
     pytest.mark.gpu,
@@ -60,10 +61,10 @@ def pictures(model: ServedModel, paths: list[Path]) -> tuple[list[Tensor], list[
     """Bytes of each, and what timm's own transform gives."""
     as_bytes, floats = (
         [
-            decode(path.read_bytes(), InputSpec(transform, model.resize_side, 10**8))
+            decode(path.read_bytes(), InputSpec(transform, model.input_spec.resize_side))
             for path in paths
         ]
-        for transform in (model.decode_transform, model.transform)
+        for transform in (model.input_spec.transform, model.transform)
     )
     assert as_bytes[0].dtype == torch.uint8
     return as_bytes, floats
@@ -75,7 +76,7 @@ async def test_graphs_answer_as_eager_runs_do(
 ) -> None:
     record = Counted()
     graphs = Graphs(record, CUDA, max_bytes=2**31)
-    engine = Engine(choose("cuda", "auto", "float32"), num_threads=0, graphs=graphs)
+    engine = Engine(choose("cuda", "auto", "float32"), num_threads=0, prepared=graphs)
     variants = [model.variant("rapid", r) for r in (0, 2)]
     await engine.capture(variants, model.input_size, MAX_BATCH_SIZE)
     assert not caplog.records
@@ -107,7 +108,7 @@ async def test_bytes_give_the_answers_that_floats_give(
 
 def test_without_memory_for_them_there_are_no_graphs() -> None:
     gpu = choose("cuda", "auto", "float32")
-    assert of_placement(gpu, num_threads=1, num_streams=1, max_bytes=0) is None
+    assert prepare(gpu, Threads(1, 1), max_bytes=0) is None
 
 
 def test_recordings_say_what_memory_they_take(

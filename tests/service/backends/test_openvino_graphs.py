@@ -246,10 +246,10 @@ async def test_real_pictures_get_the_labels_that_they_get_without_it() -> None:
         (choose("cpu", "onednn", "float32"), None),
     ):
         model = catalog.load(str(BUNDLED), chosen)
-        spec = InputSpec(model.transform, model.resize_side, 10**8)
+        spec = InputSpec(model.transform, model.input_spec.resize_side)
         paths = sorted((BUNDLED / "probe").rglob("*.jpg"))
         variant: Variant = model.variant(*of_tier(model.limits, "extreme"))
-        engine = Engine(chosen, num_threads=0, graphs=graphs)
+        engine = Engine(chosen, num_threads=0, prepared=graphs)
         await engine.capture([variant], model.input_size, size)
         labels: list[int] = []
         for start in range(0, len(paths), size):

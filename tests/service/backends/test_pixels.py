@@ -13,8 +13,7 @@ from service.backends.engine import Engine
 from service.backends.pixels import place
 from service.backends.placement import CPU
 from service.images.decode import InputSpec, decode
-from service.images.pool import Decoder
-from service.images.resizing import Resize as Resizing
+from service.images.pool import DecodePool
 from service.models import catalog
 from service.models.served import ServedModel
 from service.models.timm_models import create_transform, split_normalization
@@ -31,8 +30,8 @@ def model(tiny_model: Path) -> ServedModel:
 def decoded(model: ServedModel, path: Path) -> tuple[Tensor, Tensor]:
     """Bytes, and what timm's own transform gives."""
     bytes_of_it, floats = (
-        decode(path.read_bytes(), InputSpec(transform, model.resize_side, 10**8))
-        for transform in (model.decode_transform, model.transform)
+        decode(path.read_bytes(), InputSpec(transform, model.input_spec.resize_side))
+        for transform in (model.input_spec.transform, model.transform)
     )
     assert (bytes_of_it.dtype, floats.dtype) == (torch.uint8, torch.float32)
     assert bytes_of_it.is_contiguous()
@@ -40,7 +39,9 @@ def decoded(model: ServedModel, path: Path) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("resize", ["pillow", "torch"])
-def test_bit_for_bit_what_timms_transform_gives(resize: Resizing, examples: list[Path]) -> None:
+def test_bit_for_bit_what_timms_transform_gives(
+    resize: catalog.Resize, examples: list[Path]
+) -> None:
     model = catalog.load(BUNDLED.name, NORMALIZING, resize)
     normalization = model.variant("rapid", 0).normalization
     images, expected = zip(*(decoded(model, path) for path in examples), strict=True)
@@ -74,7 +75,7 @@ def test_sixteen_bits_are_rounded_once_at_the_end(
 
 def test_by_itself_the_cpu_is_given_what_timms_transform_gives(tiny_model: Path) -> None:
     model = catalog.load(str(tiny_model), CPU)
-    assert model.decode_transform is model.transform
+    assert model.input_spec.transform is model.transform
     assert model.variant("rapid", 0).normalization is None
 
 
@@ -118,16 +119,16 @@ async def test_an_engine_gives_both_kinds_the_same_answer(
 
 
 @pytest.mark.anyio
-async def test_the_decoder_gives_bytes_where_they_are_wanted(
+async def test_the_pool_gives_bytes_where_they_are_wanted(
     model: ServedModel, tiny_model: Path, examples: list[Path]
 ) -> None:
-    decoder = Decoder(1, max_pixels=10**8)
+    pool = DecodePool(1, max_pixels=10**8)
     body, expected = examples[0].read_bytes(), decoded(model, examples[0])
     found = [
-        (await decoder.decode(body, each))[0]
+        (await pool.decode(body, each.input_spec, each.name))[0]
         for each in (model, catalog.load(str(tiny_model), CPU))
     ]
-    decoder.close()
+    pool.close()
     assert [pixels.dtype for pixels in found] == [torch.uint8, torch.float32]
     assert all(map(torch.equal, found, expected))
 

@@ -21,14 +21,20 @@ def folder(tmp_path: Path, tiny_model: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_calibrated_model_is_served_with_its_tiers(folder: Path) -> None:
+def test_a_calibrated_model_is_served_with_its_tiers(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["calibrate", str(folder), "--images", str(BUNDLED / "examples")]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"wrote {folder / 'tiers.json'}\n"
     written = json.loads((folder / "tiers.json").read_text())
     assert (written["num_pictures"], written["num_held_out"]) == (12, 5)
     assert not (folder / "tiers.progress.json").exists()
     model = catalog.load(str(folder), CPU)
     # Of 16 patches in 4 blocks, not enough can go for the last tiers.
     assert {"high", "balanced"} <= model.limits.calibrated < set(TIERS[1:])
+    left_out = set(TIERS[1:]) - model.limits.calibrated
+    assert {line.partition(" is left out: ")[0] for line in err.splitlines()} == left_out
     for tier in model.limits.calibrated:
         variant = model.variant(*tiers.of_tier(model.limits, tier))
         assert variant.macs <= TIER_MACS[tier] * model.dense_macs

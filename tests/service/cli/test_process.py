@@ -184,6 +184,32 @@ def test_it_says_why_it_does_not_start(
     assert found == status
 
 
+def test_it_serves_with_the_settings_of_its_flags(tiny_model: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    flags = ["--port", port, "--models", f"by-flag={tiny_model}", "--num-threads", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "serve", *flags, "--drain-delay-s", "0"],
+        env={**os.environ, "RAPID_PORT": "1", "RAPID_PROBE_INTERVAL_S": "0"},
+        stderr=subprocess.DEVNULL,
+    )
+
+    def is_ready() -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    try:
+        eventually(is_ready)
+        models = httpx.get(f"http://127.0.0.1:{port}/v1/models").json()["models"]
+        assert [model["name"] for model in models] == ["by-flag"]
+    finally:
+        process.terminate()
+    assert process.wait(60) == 0
+
+
 def test_the_command_line_has_a_version_and_help() -> None:
     def run(*arguments: str) -> str:
         command = [sys.executable, "-m", "service", *arguments]

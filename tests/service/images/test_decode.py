@@ -26,7 +26,6 @@ from tests.conftest import BUNDLED
 
 Picture = Image.Image
 SIDE = 224
-MAX_PIXELS = 50_000_000
 IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 ORIENTATION = 0x0112  # the EXIF tag
 
@@ -79,7 +78,7 @@ def raw_pixels(image: Picture) -> Tensor:
 
 
 def decoded(body: bytes) -> Tensor:
-    return decode(body, InputSpec(raw_pixels, SIDE, MAX_PIXELS))
+    return decode(body, InputSpec(raw_pixels, SIDE))
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +88,7 @@ def bundled() -> ServedModel:
 
 @pytest.fixture(scope="module")
 def spec(bundled: ServedModel) -> InputSpec:
-    return InputSpec(bundled.transform, bundled.resize_side, MAX_PIXELS)
+    return InputSpec(bundled.transform, bundled.input_spec.resize_side)
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +139,7 @@ def test_a_models_own_configuration_counts(
     # What timm takes for a ViT that does not say otherwise.
     defaults = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "interpolation": "bicubic"}
     timms = create_transform((3, 64, 64), is_training=False, **{**defaults, **config})
-    spec = InputSpec(loaded.transform, loaded.resize_side, MAX_PIXELS)
+    spec = InputSpec(loaded.transform, loaded.resize_side)
     assert torch.equal(decode(encoded(photo, "PNG"), spec), timms(photo))
     assert loaded.resize_side == resize_side
 
@@ -184,7 +183,7 @@ def test_a_reduced_jpeg_keeps_twice_the_target(
     size: tuple[int, int], resize_side: int, decoded_size: tuple[int, int], mode: str
 ) -> None:
     body = encoded(Image.new(mode, size), "JPEG")
-    seen = decode(body, InputSpec(lambda image: torch.tensor(image.size), resize_side, MAX_PIXELS))
+    seen = decode(body, InputSpec(lambda image: torch.tensor(image.size), resize_side))
     assert tuple(seen.tolist()) == decoded_size
 
 
@@ -337,13 +336,13 @@ def test_too_many_pixels_are_found_in_the_header(
     ],
 )
 def test_the_limit_counts_before_and_after_resizing(size: tuple[int, int], allowed: bool) -> None:
-    spec = InputSpec(raw_pixels, resize_side=3, max_pixels=100)
+    spec = InputSpec(raw_pixels, resize_side=3)
     body = encoded(Image.new("RGB", size), "PNG")
     if allowed:
-        assert decode(body, spec).shape == (size[1], size[0], 3)
+        assert decode(body, spec, max_pixels=100).shape == (size[1], size[0], 3)
     else:
         with pytest.raises(TooLargeError):
-            decode(body, spec)
+            decode(body, spec, max_pixels=100)
 
 
 UNKNOWN = "not an image of a known format; known are JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF"
@@ -383,7 +382,7 @@ def test_a_truncated_file_is_refused(
 
 
 bounded = settings(max_examples=60, deadline=None, derandomize=True, database=None)
-SMALL = InputSpec(create_transform((3, 32, 32), is_training=False), 36, MAX_PIXELS)
+SMALL = InputSpec(create_transform((3, 32, 32), is_training=False), 36)
 HEADS = [b"", b"\xff\xd8\xff\xe0", png_of(8, 8)[:33], b"GIF89a", b"RIFF\x24\0\0\0WEBPVP8 ", b"BM"]
 
 
@@ -509,7 +508,7 @@ def test_a_picture_for_which_there_is_no_memory_is_refused() -> None:
         raise MemoryError
 
     with pytest.raises(TooLargeError, match="not enough memory to decode the image"):
-        decode(encoded(Image.new("L", (8, 8)), "PNG"), InputSpec(transform, SIDE, MAX_PIXELS))
+        decode(encoded(Image.new("L", (8, 8)), "PNG"), InputSpec(transform, SIDE))
 
 
 def test_a_damaged_exif_block_is_not_quoted_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from service.api.v1.schemas import ClassifyParameters
 from service.errors import InvalidParameterError
-from service.pipeline.choice import REASONS, Choice, choose
+from service.pipeline.choice import choose
+from service.pipeline.request import REASONS, Choice, Wanted
 from service.tiers import TIERS, Reduction, ReductionRange, Tier
 
 LIMITS = ReductionRange(("rapid", "tome"), 196, 12, 98)
@@ -33,7 +33,7 @@ def chosen(
 ) -> Choice:
     return choose(
         LIMITS,
-        ClassifyParameters(**wanted),
+        Wanted(**wanted),
         default_tier=default_tier,
         brownout_level=lambda: level,
         expected_s=forecast,

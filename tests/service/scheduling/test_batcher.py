@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from service.errors import DeviceStuckError, InferenceError, NotReadyError, OutOfDeviceMemoryError
-from service.scheduling.batcher import BATCHES_UNTIL_GROWTH, Batcher, Finished, Hooks
+from service.scheduling.batcher import Batcher
 from service.scheduling.lanes import Answer
 from service.scheduling.policy import DISPATCH_REASONS, BatchPolicy
+from service.scheduling.scheduler import BATCHES_UNTIL_GROWTH, Scheduler
+from service.scheduling.stream import Finished
 from tests.service.scheduling.virtual_time import in_virtual_time, now
 
 pytestmark = pytest.mark.anyio
@@ -70,7 +72,7 @@ class SlowDevice:
 @asynccontextmanager
 async def running(device: Device, max_batch_size: int = 4) -> AsyncIterator[Batcher[str]]:
     batcher: Batcher[str] = Batcher(
-        device.forward, BatchPolicy(max_batch_size), Hooks(lambda *_: 0.0)
+        device.forward, Scheduler(BatchPolicy(max_batch_size), lambda *_: 0.0)
     )
     async with serving(batcher):
         yield batcher
@@ -81,13 +83,12 @@ async def slowly(
     device: SlowDevice,
     max_batch_size: int = 8,
     max_wait_s: float = 0.0,
-    is_draining: Callable[[], bool] = lambda: False,
 ) -> AsyncIterator[Batcher[str]]:
     """On the virtual clock, with a forecast that is always right."""
     batcher: Batcher[str] = Batcher(
         device.forward,
-        BatchPolicy(max_batch_size, max_wait_s),
-        Hooks(lambda _, n: device.seconds(n), device.finished.append, is_draining),
+        Scheduler(BatchPolicy(max_batch_size, max_wait_s), lambda _, n: device.seconds(n)),
+        on_batch=device.finished.append,
         clock=now,
     )
     async with serving(batcher):
@@ -115,7 +116,7 @@ def submit(
     given = {"due": FOR_EVER, "deadline": FOR_EVER, **wanted}
 
     async def one() -> float:
-        return (await batcher.submit(lane, torch.tensor(value), **given)).logits.item()
+        return (await batcher.submit(lane, torch.tensor(value), **given)).result.item()
 
     return asyncio.create_task(one())
 
@@ -393,12 +394,12 @@ async def test_who_would_be_late_after_the_next_batch_goes_before_it() -> None:
 
 @in_virtual_time
 async def test_draining_cuts_a_wait_that_has_begun() -> None:
-    device, draining = SlowDevice(), []
-    async with slowly(device, max_wait_s=60.0, is_draining=lambda: bool(draining)) as batcher:
+    device = SlowDevice()
+    async with slowly(device, max_wait_s=60.0) as batcher:
         start = now()
         job = submit(batcher, 1.0, due=now() + 600)
         await asyncio.sleep(5)
-        draining.append(True)
+        batcher.drain()
         await job
         assert now() - start < 5.5
 
@@ -406,7 +407,8 @@ async def test_draining_cuts_a_wait_that_has_begun() -> None:
 @in_virtual_time
 async def test_who_drains_does_not_wait() -> None:
     device = SlowDevice()
-    async with slowly(device, max_wait_s=5.0, is_draining=lambda: True) as batcher:
+    async with slowly(device, max_wait_s=5.0) as batcher:
+        batcher.drain()
         start = now()
         await submit(batcher, 1.0)
         assert device.batches == [(pytest.approx(start), "a", [1.0])]
@@ -568,7 +570,7 @@ async def test_a_broken_device_ends_the_loop_and_everybody_is_told(lane: str) ->
         await device.forward(key, images)
         raise DeviceStuckError("an illegal memory access")
 
-    batcher: Batcher[str] = Batcher(forward, BatchPolicy(2), Hooks(lambda *_: 0.0))
+    batcher: Batcher[str] = Batcher(forward, Scheduler(BatchPolicy(2), lambda *_: 0.0))
     loop = asyncio.create_task(batcher.run())
     jobs = [submit(batcher, 1.0, lane) for _ in range(3)]
     with pytest.raises(DeviceStuckError):
@@ -661,7 +663,7 @@ async def filled(
 ) -> AsyncIterator[Batcher[str]]:
     """A batcher with one image of lane `a` on the device since `running_s`, and these waiting."""
     batcher: Batcher[str] = Batcher(
-        LaneDevice().forward, BatchPolicy(max_batch_size), Hooks(lane_s), clock=now
+        LaneDevice().forward, Scheduler(BatchPolicy(max_batch_size), lane_s), clock=now
     )
     async with serving(batcher):
         first = submit(batcher, 0.0, due=0.0)
@@ -751,7 +753,7 @@ async def test_what_goes_later_is_not_waited_for() -> None:
 async def test_a_batch_that_takes_longer_than_expected_is_expected_to_end_now() -> None:
     device = SlowDevice()
     batcher: Batcher[str] = Batcher(
-        device.forward, BatchPolicy(4), Hooks(lambda *_: 0.01), clock=now
+        device.forward, Scheduler(BatchPolicy(4), lambda *_: 0.01), clock=now
     )
     async with serving(batcher):
         job = submit(batcher, 1.0)

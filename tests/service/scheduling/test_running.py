@@ -1,7 +1,7 @@
 """Several batches at the same time: who gets how much of the device, and what a failure ends."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from service.errors import DeviceStuckError, InferenceError, NotReadyError
-from service.scheduling.batcher import LONGEST_SLEEP_S, TURNAROUND_S, Batcher, Finished, Hooks
+from service.scheduling.batcher import Batcher
 from service.scheduling.lanes import WORTH_WAITING, Answer
 from service.scheduling.policy import BatchPolicy, Part
+from service.scheduling.scheduler import LONGEST_SLEEP_S, TURNAROUND_S, Scheduler
+from service.scheduling.stream import Finished
 from tests.service.scheduling.virtual_time import in_virtual_time, now
 
 IMAGE_S = 0.1
@@ -44,13 +46,16 @@ class Device:
 
 @asynccontextmanager
 async def streams(
-    device: Device, num_streams: int, num_coming: Callable[[], int] = lambda: 0
+    device: Device, num_streams: int, num_coming: int = 0
 ) -> AsyncIterator[Batcher[str]]:
     policy = BatchPolicy(8, num_streams=num_streams, num_threads=device.num_threads)
-    hooks = Hooks(
-        lambda _, n: n * IMAGE_S, device.finished.append, lambda: False, num_coming=num_coming
+    batcher: Batcher[str] = Batcher(
+        device.forward,
+        Scheduler(policy, lambda _, n: n * IMAGE_S),
+        on_batch=device.finished.append,
+        clock=now,
     )
-    batcher: Batcher[str] = Batcher(device.forward, policy, hooks, clock=now)
+    batcher.coming(num_coming)
     loop = asyncio.create_task(batcher.run())
     try:
         yield batcher
@@ -189,7 +194,7 @@ ALONE_S = 2 * IMAGE_S
 
 
 @asynccontextmanager
-async def half_busy(device: Device, num_coming: Callable[[], int]) -> AsyncIterator[Batcher[str]]:
+async def half_busy(device: Device, num_coming: int) -> AsyncIterator[Batcher[str]]:
     """One of two streams has a long batch, and the other one nothing to do."""
     async with streams(device, 2, num_coming) as batcher:
         long, short = submit(batcher, "long"), submit(batcher, "short")
@@ -202,13 +207,12 @@ async def half_busy(device: Device, num_coming: Callable[[], int]) -> AsyncItera
 
 @in_virtual_time
 async def test_an_image_waits_a_little_for_those_that_are_being_decoded() -> None:
-    coming = 1
     device = Device(2)
-    async with half_busy(device, lambda: coming) as batcher:
+    async with half_busy(device, 1) as batcher:
         pair = [submit(batcher)]
         await asyncio.sleep(ALONE_S / 4)
         pair.append(submit(batcher))
-        coming = 0
+        batcher.coming(-1)
         await asyncio.gather(*pair)
     assert [size for _, size, _ in device.batches] == [2]
 
@@ -216,26 +220,25 @@ async def test_an_image_waits_a_little_for_those_that_are_being_decoded() -> Non
 @in_virtual_time
 async def test_it_does_not_wait_longer_than_that_is_worth() -> None:
     device = Device(2)
-    async with half_busy(device, lambda: 1) as batcher:
+    async with half_busy(device, 1) as batcher:
         answer = await submit(batcher)
     assert answer.queue_s == pytest.approx(WORTH_WAITING * ALONE_S, abs=0.006)
 
 
 @in_virtual_time
 async def test_it_does_not_wait_for_who_never_comes() -> None:
-    coming = 1
     device = Device(2)
-    async with half_busy(device, lambda: coming) as batcher:
+    async with half_busy(device, 1) as batcher:
         waiting = submit(batcher)
         await asyncio.sleep(0.01)
-        coming = 0  # that picture could not be decoded
+        batcher.coming(-1)  # that picture could not be decoded
         assert (await waiting).queue_s == pytest.approx(0.01, abs=0.006)
 
 
 @in_virtual_time
 async def test_it_does_not_wait_if_that_would_make_it_late() -> None:
     device = Device(2)
-    async with half_busy(device, lambda: 1) as batcher:
+    async with half_busy(device, 1) as batcher:
         answer = await submit(batcher, deadline_s=1.1 * ALONE_S)
     assert answer.queue_s <= 0.1 * ALONE_S + 1e-6
 
@@ -262,7 +265,7 @@ async def test_who_is_left_over_waits_a_moment_for_those_who_were_answered(
 @in_virtual_time
 async def test_a_stream_waits_for_its_share_only() -> None:
     device = Device(2)
-    async with half_busy(device, lambda: 3) as batcher:
+    async with half_busy(device, 3) as batcher:
         # One is computed, four wait, three come: four for each stream.
         others = [submit(batcher) for _ in range(4)]
         answers = await asyncio.gather(*others)
@@ -273,7 +276,7 @@ async def test_a_stream_waits_for_its_share_only() -> None:
 @in_virtual_time
 async def test_a_device_with_nothing_to_do_waits_for_nobody() -> None:
     device = Device(2)
-    async with streams(device, 2, lambda: 1) as batcher:
+    async with streams(device, 2, 1) as batcher:
         assert (await submit(batcher)).queue_s == pytest.approx(0.0, abs=1e-6)
 
 
@@ -292,7 +295,7 @@ async def test_a_batch_that_fails_leaves_the_one_beside_it_alone() -> None:
     device = Device(2)
     async with streams(device, 2) as batcher:
         broken, whole = submit(batcher, "broken"), submit(batcher)
-        assert (await whole).logits == 2.0
+        assert (await whole).result == 2.0
         with pytest.raises(InferenceError):
             await broken
 

@@ -19,14 +19,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.api.v1.schemas import ClassifyParameters
 from service.pipeline import choice
 from service.pipeline.brownout import Brownout
-from service.pipeline.choice import Choice
 from service.pipeline.classify import PROMISED_SHARE
-from service.scheduling.batcher import LONGEST_SLEEP_S, TURNAROUND_S, Batcher, Finished, Hooks
+from service.pipeline.request import Choice, Wanted
+from service.scheduling.batcher import Batcher
 from service.scheduling.forecast import Forecast
 from service.scheduling.policy import BatchPolicy
+from service.scheduling.scheduler import LONGEST_SLEEP_S, TURNAROUND_S, Scheduler
+from service.scheduling.stream import Finished
 from service.tiers import TIER_MACS, TIERS, Reduction, ReductionRange, Tier
 from tests.service.scheduling.virtual_time import now, run
 
@@ -62,7 +63,7 @@ class Request:
 
     at: float
     """seconds after the start"""
-    wanted: ClassifyParameters
+    wanted: Wanted
     deadline_s: float = PRESSURE_DEADLINE_S
     leaves_after_s: float | None = None
     choice: Choice | None = None
@@ -122,13 +123,16 @@ class Simulation:
             self.forecast.seed(lane_of(tier), seconds)
         self.batcher: Batcher[Lane] = Batcher(
             self._forward,
-            BatchPolicy(
-                MAX_BATCH_SIZE,
-                setup.max_wait_s,
-                num_streams=setup.num_streams,
-                num_threads=setup.num_streams,
+            Scheduler(
+                BatchPolicy(
+                    MAX_BATCH_SIZE,
+                    setup.max_wait_s,
+                    num_streams=setup.num_streams,
+                    num_threads=setup.num_streams,
+                ),
+                self.forecast.seconds,
             ),
-            Hooks(self.forecast.seconds, self._observe),
+            on_batch=self._observe,
             clock=now,
         )
         self._brownout = Brownout(self._pressure, clock=now)
@@ -144,6 +148,7 @@ class Simulation:
         loop.cancel()
         with suppress(asyncio.CancelledError):
             await loop
+        self.last_backlog_s = self.batcher.backlog_s
         return self
 
     def ended(self, *ends: End) -> list[Request]:
@@ -194,7 +199,7 @@ class Simulation:
                 )
         except TimeoutError:
             return "late"
-        assert answer.logits.item() == number
+        assert answer.result.item() == number
         return "answered"
 
     async def _forward(
@@ -250,7 +255,7 @@ def check_answers(simulation: Simulation) -> None:
     computed = Counter(number for batch in simulation.batches for number in batch.numbers)
     assert max(computed.values(), default=1) == 1
     assert simulation.batcher.num_waiting == 0
-    assert simulation.batcher.backlog_s == 0.0
+    assert simulation.last_backlog_s == 0.0
     for number, request in enumerate(simulation.requests):
         assert len(request.ends) == 1
         assert request.seconds <= request.deadline_s + SOON_S
@@ -312,7 +317,7 @@ def poisson(
     """Requests that come at random, so many a second."""
     chance, at, requests = random.Random(seed), 0.0, []
     while (at := at + chance.expovariate(rate)) < seconds:
-        requests.append(Request(at, ClassifyParameters(**wanted), deadline_s))
+        requests.append(Request(at, Wanted(**wanted), deadline_s))
     return requests
 
 
@@ -326,7 +331,7 @@ def bursts(num_bursts: int, size: int, *, seed: int = 0) -> list[Request]:
     return [
         Request(
             2.0 * burst,
-            ClassifyParameters(tier=chance.choice(TIERS), priority=chance.choice((0, 0, 0, 1))),
+            Wanted(tier=chance.choice(TIERS), priority=chance.choice((0, 0, 0, 1))),
             deadline_s=chance.choice((0.3, 1.0, 1.5)),
             leaves_after_s=chance.choice((None, None, None, 0.0, 0.1, 0.5)),
         )
@@ -349,7 +354,7 @@ def mixture(load: float, seconds: float, *, seed: int = 0) -> list[Request]:
     return [
         Request(
             request.at,
-            ClassifyParameters(**chance.choice(wanted)),
+            Wanted(**chance.choice(wanted)),
             deadline_s=chance.choice((0.2, 1.0, 3.0)),
             leaves_after_s=chance.choice((None,) * 9 + (0.05,)),
         )

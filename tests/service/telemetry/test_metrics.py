@@ -10,9 +10,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.api.problems import STATUS
 from service.models.served import METHODS
-from service.pipeline import choice
-from service.pipeline.request import PHASES
+from service.pipeline.request import REASONS
 from service.scheduling.policy import DISPATCH_REASONS
+from service.telemetry.events import PHASES
 from service.telemetry.metrics import SECONDS, Metrics
 from service.tiers import TIERS
 from tests.conftest import Server
@@ -27,7 +27,7 @@ LABELS = {
     "kind": {"kept", "removed", "used", "total"},
     "work": {"clients", "spare"},
     "k": {"1", "5"},
-    "reason": {*DISPATCH_REASONS, *choice.REASONS, *(error.code for error in STATUS)},
+    "reason": {*DISPATCH_REASONS, *REASONS, *(error.code for error in STATUS)},
 }
 FREE = {"version", "torch", "timm", "device", "le"}
 

@@ -22,7 +22,7 @@ from torch import Tensor
 import rapid_core
 from service.api.app import create_app
 from service.models.timm_models import create_transform, timm
-from service.runtime.lifecycle import Lifecycle
+from service.runtime.runtime import Runtime
 from service.settings import Settings
 from tests.conftest import AppClient
 
@@ -190,8 +190,9 @@ async def test_health(app_client: AppClient) -> None:
 
 
 async def test_whoever_comes_too_early_is_told(tiny_model: Path, owl: bytes) -> None:
-    lifecycle = Lifecycle()
-    app = create_app(Settings(models=(str(tiny_model),)), lifecycle)  # and nobody starts it
+    settings = Settings(models=(str(tiny_model),))
+    runtime = Runtime(settings)
+    app = create_app(settings, runtime)  # and nobody starts it
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         assert (await client.get("/v2")).status_code == 200
@@ -199,7 +200,7 @@ async def test_whoever_comes_too_early_is_told(tiny_model: Path, owl: bytes) -> 
         for path in ("/v2/health/ready", "/v2/models", MODEL, f"{MODEL}/ready"):
             check_error(await client.get(path), 503)
         check_error(await infer(client, image_input(owl)), 503)
-        lifecycle.fail()
+        runtime.lifecycle.fail()
         check_error(await client.get("/v2/health/live"), 503)
         check_error(await client.get("/v2/health/ready"), 503)
 

@@ -1,0 +1,127 @@
+"""The server process: it listens, leaves in steps when asked to, and ends with an exit status."""
+
+import errno
+import logging
+import math
+import os
+import signal
+import socket
+import threading
+import time
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from service.api.slow_clients import impatient
+from service.errors import SettingsError
+from service.runtime.lifecycle import Phase
+
+if TYPE_CHECKING:  # at run time it would import PyTorch before the port is checked
+    from service.runtime.runtime import Runtime
+
+BUSY_THREADS_S = 0.5
+"""how long the process waits at its end for the threads that decode and compute"""
+RECEIVE_GRACE_S = 2.0
+"""after this the connection is closed, where the polite 408 has not helped"""
+
+
+class Server(uvicorn.Server):
+    """A uvicorn server that leaves in steps: not ready, then draining, then exit with 0."""
+
+    def __init__(self, config: uvicorn.Config, runtime: "Runtime") -> None:
+        super().__init__(config)
+        self._runtime = runtime
+        self._drain_delay_s = runtime.settings.drain_delay_s
+        self._leaves_at = math.inf
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
+        """SIGTERM: serve on for the drain delay; SIGINT or a second signal: drain at once.
+
+        A further signal ends even the draining.
+        """
+        if self.should_exit:
+            self.force_exit = True
+        elif sig == signal.SIGTERM and self._leaves_at == math.inf and self._drain_delay_s > 0:
+            self._runtime.leave()
+            self._leaves_at = time.monotonic() + self._drain_delay_s
+        else:
+            self._leave()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: leave once the delay is over, or the service has failed."""
+        must_leave = self._runtime.lifecycle.phase in (Phase.DRAINING, Phase.FAILED)
+        if must_leave or time.monotonic() >= self._leaves_at:
+            self._leave()
+        return await super().on_tick(counter)
+
+    def _leave(self) -> None:
+        self._runtime.drain()
+        self.should_exit = True
+
+
+def run(app: ASGIApp, runtime: "Runtime") -> int:
+    """Serve until a signal comes or the service fails.
+
+    Where a thread is still busy at the end, this does not return: it ends the process.
+
+    Args:
+        app: the application over the runtime.
+        runtime: what answers; its settings say where to listen, and how long clients and the
+            draining may take.
+
+    Returns:
+        The exit status: 1 if the service failed, else 0.
+    """
+    settings = runtime.settings
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http=impatient(settings.receive_timeout_s + RECEIVE_GRACE_S),
+        log_config=None,
+        access_log=False,
+        ws="none",
+        timeout_graceful_shutdown=settings.drain_timeout_s,
+    )
+    Server(config, runtime).run()
+    status = 1 if runtime.lifecycle.phase is Phase.FAILED else 0
+    if _threads_are_busy():
+        # Not sys.exit: the interpreter would wait for them, and a stuck one never ends.
+        logging.shutdown()
+        os._exit(status)
+    return status
+
+
+def check_port(host: str, port: int) -> None:
+    """Try to listen, before the models are loaded.
+
+    Raises:
+        SettingsError: the system does not let the process listen there.
+    """
+    try:
+        addresses = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        for family, kind, protocol, _, address in addresses:
+            with socket.socket(family, kind, protocol) as listener:
+                if os.name == "posix":  # as the server will do it
+                    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(address)
+    except OSError as exc:
+        if exc.errno == errno.EADDRNOTAVAIL:  # perhaps one of several; the server will see
+            return
+        raise SettingsError(
+            f"cannot listen on RAPID_HOST={host} RAPID_PORT={port}: {exc.strerror}"
+        ) from exc
+
+
+def _threads_are_busy() -> bool:
+    """Whether a thread still works for clients that have been answered."""
+    end = time.monotonic() + BUSY_THREADS_S
+    ours = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    for thread in ours:
+        if not thread.daemon:
+            thread.join(max(0.0, end - time.monotonic()))
+    return any(thread.is_alive() for thread in ours if not thread.daemon)

@@ -1,0 +1,31 @@
+"""`rapid serve`: answer requests over HTTP until a signal comes."""
+
+from collections.abc import Mapping
+
+from service.settings import Settings
+
+
+def serve(flags: Mapping[str, str]) -> int:
+    """Serve models over HTTP. Every setting is a flag, and an environment variable as well.
+
+    The variable of --max-batch-size is RAPID_MAX_BATCH_SIZE. A flag beats its variable.
+
+    Examples:
+      rapid serve --port 9000 --max-batch-size 4
+      rapid serve --models everyday-vit-s14,mine=./models/mine
+    """
+    settings = Settings.read(flags)
+    from service.api import server
+
+    server.check_port(settings.host, settings.port)
+    from service.api.app import create_app
+    from service.backends.malloc import keep_freed_memory
+    from service.cli import devices
+    from service.runtime.runtime import Runtime
+    from service.telemetry import logs
+
+    devices.check(settings.device)
+    logs.configure(settings.log_level)
+    keep_freed_memory()
+    runtime = Runtime(settings)
+    return server.run(create_app(settings, runtime), runtime)

@@ -1,0 +1,182 @@
+"""Builds everything that one replica needs, and connects it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+from torch import Tensor
+
+from service.accuracy.probe import Infer, Probe
+from service.accuracy.shadow import Shadow
+from service.backends import cores
+from service.backends.contract import Variant
+from service.backends.engine import MEMORY_KINDS, Engine
+from service.backends.placement import choose
+from service.images.pool import DecodePool
+from service.models.catalog import Models
+from service.pipeline import api_keys
+from service.pipeline.admission import Admission
+from service.pipeline.api_keys import ApiKeys
+from service.pipeline.brownout import Brownout
+from service.pipeline.classify import Defaults, Pipeline
+from service.runtime.device import open_engine
+from service.runtime.lifecycle import Lifecycle, Phase
+from service.scheduling.batcher import Batcher
+from service.scheduling.forecast import Forecast
+from service.scheduling.policy import DISPATCH_REASONS, BatchPolicy, SpareTime
+from service.scheduling.scheduler import Scheduler
+from service.scheduling.stream import Finished
+from service.settings import MEBIBYTE, Settings
+from service.telemetry.events import BatchDone, Build, Gauges
+from service.telemetry.record import Record
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The objects of one replica, each there once."""
+
+    lifecycle: Lifecycle
+    api_keys: ApiKeys
+    engine: Engine
+    probe: Probe
+    pipeline: Pipeline
+
+    @property
+    def saturation(self) -> float:
+        """How close the replica is to refusing requests, 0 ... 1: by room, or by time."""
+        pipeline = self.pipeline
+        return _saturation(pipeline.admission, pipeline.batcher, pipeline.defaults.deadline_ms)
+
+
+def build(settings: Settings) -> Parts:
+    """Build a replica; nothing of it runs yet.
+
+    Raises:
+        SettingsError: the API keys cannot be read, or the device cannot compute so.
+    """
+    record = Record()
+    engine = open_engine(
+        choose(settings.device, settings.backend, settings.precision),
+        num_threads=settings.num_threads,
+        num_streams=settings.num_streams,
+        max_graph_bytes=settings.graph_memory_mib * MEBIBYTE,
+    )
+    forecast = Forecast(max_size=settings.max_batch_size)
+    batcher = _batcher(settings, engine, forecast, record)
+    pool = DecodePool(
+        settings.decode_threads or cores.count(),
+        max_pixels=settings.max_pixels,
+        on_change=batcher.coming,
+    )
+    pipeline = _pipeline(settings, batcher, forecast, pool, record)
+    probe = Probe(_in_spare_time(batcher), pool, record.accuracy)
+    parts = Parts(Lifecycle(), _read_keys(settings), engine, probe, pipeline)
+    _publish(parts, settings)
+    return parts
+
+
+def _batcher(
+    settings: Settings, engine: Engine, forecast: Forecast, record: Record
+) -> Batcher[Variant]:
+    policy = BatchPolicy(
+        settings.max_batch_size,
+        settings.max_wait_ms / 1000,
+        num_streams=engine.num_streams,
+        num_threads=engine.num_threads,
+    )
+    scheduler: Scheduler[Variant] = Scheduler(
+        policy, forecast.seconds, SpareTime(settings.spare_share)
+    )
+    return Batcher(engine.forward, scheduler, on_batch=partial(_batch_done, forecast, record))
+
+
+def _batch_done(forecast: Forecast, record: Record, batch: Finished[Variant]) -> None:
+    forecast.observe(batch.lane, batch.num_images, batch.device_s)
+    record.batch_done(
+        BatchDone(
+            model=batch.lane.model,
+            method=batch.lane.method,
+            reason=batch.reason,
+            num_images=batch.num_images,
+            seconds=batch.seconds,
+            device_s=batch.device_s,
+            is_spare=batch.is_spare,
+        )
+    )
+
+
+def _in_spare_time(batcher: Batcher[Variant]) -> Infer:
+    async def infer(variant: Variant, images: Sequence[Tensor]) -> list[Tensor]:
+        answers = [await batcher.submit_spare(variant, image) for image in images]
+        return [answer.result for answer in answers]
+
+    return infer
+
+
+def _pipeline(
+    settings: Settings,
+    batcher: Batcher[Variant],
+    forecast: Forecast,
+    pool: DecodePool,
+    record: Record,
+) -> Pipeline:
+    admission = Admission(
+        max_images=settings.max_queue_images,
+        max_bytes=settings.max_queue_bytes,
+        retry_after_s=lambda: max(1, math.ceil(batcher.backlog_s)),
+    )
+    pressure = partial(_saturation, admission, batcher, settings.deadline_ms)
+    return Pipeline(
+        models=Models(),
+        admission=admission,
+        brownout=Brownout(pressure if settings.brownout == "on" else lambda: 0.0),
+        pool=pool,
+        batcher=batcher,
+        forecast=forecast,
+        shadow=Shadow(_in_spare_time(batcher), record.accuracy, fraction=settings.shadow_fraction),
+        record=record,
+        defaults=Defaults(settings.default_tier, settings.deadline_ms),
+    )
+
+
+def _saturation(admission: Admission, batcher: Batcher[Variant], deadline_ms: float) -> float:
+    return min(1.0, max(admission.fill, 1000 * batcher.backlog_s / deadline_ms))
+
+
+def _publish(parts: Parts, settings: Settings) -> None:
+    """Tell the record what is running, and whom to ask at every scrape."""
+    record, batcher, engine = parts.pipeline.record, parts.pipeline.batcher, parts.engine
+    placement = engine.placement
+    record.started(
+        Build(
+            version("rapid-vit"),
+            version("torch"),
+            version("timm"),
+            str(placement.device),
+            placement.backend,
+            placement.precision,
+        ),
+        dispatch_reasons=DISPATCH_REASONS,
+    )
+    record.accuracy.probes_begin(settings.probe_interval_s)
+    record.watch(
+        Gauges(
+            queue_images=lambda: batcher.num_waiting,
+            running_batch=lambda: batcher.running_s,
+            saturation=lambda: parts.saturation,
+            brownout_level=parts.pipeline.brownout.level,
+            ready=lambda: parts.lifecycle.phase is Phase.READY,
+            device_memory={kind: partial(engine.memory_bytes, kind) for kind in MEMORY_KINDS},
+        )
+    )
+
+
+def _read_keys(settings: Settings) -> ApiKeys:
+    path = settings.api_keys_file
+    return ApiKeys(
+        api_keys.read(Path(path)) if path else {},
+        max_requests_per_key=settings.max_requests_per_key,
+    )

@@ -1,0 +1,170 @@
+"""`Runtime`: one replica, started, asked and drained, without HTTP."""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Sequence
+from time import monotonic
+from typing import NamedTuple, Self
+
+from service.errors import ModelLoadError
+from service.pipeline.request import Outcome, Picture, Wanted
+from service.runtime import startup
+from service.runtime.build import build
+from service.runtime.lifecycle import Phase
+from service.settings import Settings
+from service.telemetry.events import Call
+
+logger = logging.getLogger(__name__)
+
+
+class Status(NamedTuple):
+    """How a replica is doing, for whoever decides how many there should be."""
+
+    phase: Phase
+    backlog_s: float
+    """forecast of the seconds until all that is inside has been computed"""
+    saturation: float
+    """how close the replica is to refusing requests, 0 ... 1: by room, or by time"""
+
+
+class Runtime:
+    """One replica. Used from one event loop only.
+
+    ```python
+    async with Runtime(Settings()) as runtime:
+        outcomes = await runtime.classify([photo], Wanted(tier="fast", top_k=3))
+        print(outcomes[0].predictions)
+    ```
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Build a replica; nothing of it runs yet.
+
+        Raises:
+            SettingsError: the API keys cannot be read, or the device cannot compute so.
+        """
+        self.settings = settings
+        parts = build(settings)
+        self.lifecycle = parts.lifecycle
+        self.api_keys = parts.api_keys
+        self.probe = parts.probe
+        self.pipeline = parts.pipeline
+        self.admission = parts.pipeline.admission
+        self.forecast = parts.pipeline.forecast
+        self.models = parts.pipeline.models
+        self.pool = parts.pipeline.pool
+        self.record = parts.pipeline.record
+        self._parts = parts
+        self._engine = parts.engine
+        self._batcher = parts.pipeline.batcher
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        """Start, and wait until the models are warm.
+
+        Raises:
+            ModelLoadError: a model cannot be served.
+            NotReadyError: the replica was drained before.
+        """
+        self.start()
+        try:
+            await self.lifecycle.wait_until_loaded()
+            for task in self._tasks:
+                if task.done():
+                    task.result()
+            self.lifecycle.require_serving()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop."""
+        await self.stop()
+
+    def start(self) -> None:
+        """Begin to load the models, to compute and to probe; `lifecycle` says how far it is."""
+        self._tasks = [
+            asyncio.create_task(self._load_and_probe()),
+            asyncio.create_task(self.pipeline.shadow.run()),
+            asyncio.create_task(self._batcher.run()),
+            asyncio.create_task(self._batcher.watch(self.settings.batch_timeout_s)),
+        ]
+        for task in self._tasks:
+            task.add_done_callback(self._fail_with)
+
+    async def stop(self) -> None:
+        """Tell everybody who still waits, and end all tasks; the threads end by themselves."""
+        self.drain()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Nobody waits for what the threads still do, and a stuck one would never end.
+        self.pool.close()
+        self._engine.close()
+
+    async def classify(
+        self, pictures: Sequence[Picture], wanted: Wanted | None = None, call: Call | None = None
+    ) -> list[Outcome | BaseException]:
+        """Answer some pictures; one that fails leaves its neighbours alone.
+
+        Args:
+            pictures: image files, or pixels (3, H, W) as the model's own transform gives them.
+            wanted: what is wanted of them; None: everything by default.
+            call: the request that a door has for them; None: a new one.
+
+        Returns:
+            Outcome or error of each, in order.
+
+        Raises:
+            ServiceError: one of its kinds, if there is no answer for any of them.
+        """
+        if call is None:
+            self.lifecycle.require_serving()  # a door has asked already
+            call = Call(uuid.uuid4().hex, monotonic())
+        return await self.pipeline.classify(pictures, wanted or Wanted(), call)
+
+    def leave(self) -> None:
+        """Ask for no new traffic; what still comes is served."""
+        self.lifecycle.leave()
+
+    def drain(self) -> None:
+        """Finish accepted work, and refuse new work."""
+        self.lifecycle.drain()
+        self._batcher.drain()
+
+    def status(self) -> Status:
+        """How the replica is doing."""
+        return Status(self.lifecycle.phase, self._batcher.backlog_s, self._parts.saturation)
+
+    async def _load_and_probe(self) -> None:
+        """Make the replica ready; then probe, if wanted, until cancelled.
+
+        Raises:
+            ModelLoadError: a model cannot be served, or its probe pictures cannot be used.
+        """
+        folders = startup.probe_folders(self.settings)
+        async for model, warm_variants in startup.load_models(self.settings, self._engine):
+            for variant, seconds in warm_variants.items():
+                self.forecast.seed(variant, seconds)
+            self.models.add(model)
+            self.record.model_loaded(startup.loaded(model))
+        probe_sets = [
+            (model, startup.read_probe_set(folders[model.name], model, self.settings))
+            for model in self.models
+            if model.name in folders
+        ]
+        self.lifecycle.loaded()
+        logger.info("ready")
+        if self.settings.probe_interval_s > 0:
+            await self.probe.run(probe_sets, self.settings.probe_interval_s)
+
+    def _fail_with(self, task: asyncio.Task[None]) -> None:
+        """Turn the replica red if one of its tasks has died."""
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        self.lifecycle.fail()
+        # What is wrong with a model is said in words; of anything else the place matters.
+        place = None if isinstance(error, ModelLoadError) else error
+        logger.critical("the service cannot go on: %s", error, exc_info=place)

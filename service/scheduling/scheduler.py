@@ -1,0 +1,191 @@
+"""Which batch starts next, when, and on how much of the device: decided, never waited for.
+
+Batches are formed as late as possible: when the device, or a part of it, becomes free, the
+scheduler forms a batch of what waits then. It is told what happens, and asks nobody but the
+forecast.
+"""
+
+import logging
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from service.scheduling.lanes import Job, Lanes
+from service.scheduling.policy import BatchPolicy, Part, SpareTime
+from service.scheduling.running import Batch, RunningBatches
+
+K = TypeVar("K")
+logger = logging.getLogger(__name__)
+
+LONGEST_SLEEP_S = 0.005
+"""after which a lane that waits for more images is looked at again: none may be coming any more"""
+TURNAROUND_S = 0.01
+"""within which a client that got its answer sends its next image, if it does so at once"""
+BATCHES_UNTIL_GROWTH = 100
+"""that fit, one after the other, until larger ones are tried again after one that did not"""
+
+
+class Scheduler(Generic[K]):
+    """Everything that waits or runs, and what follows from it. Times are seconds on one clock."""
+
+    def __init__(
+        self,
+        policy: BatchPolicy,
+        expected_s: Callable[[K, int], float],
+        spare_time: SpareTime | None = None,
+    ) -> None:
+        """Start with nothing to do.
+
+        Args:
+            policy: when a lane becomes a batch, and what it gets of the device.
+            expected_s: forecast for a batch of so many images of a lane on the whole device, in
+                seconds.
+            spare_time: when the device may do work that no client waits for.
+        """
+        self.policy = policy
+        self.running: RunningBatches[K] = RunningBatches(expected_s)
+        self._expected_s = expected_s
+        self._spare_time = spare_time or SpareTime()
+        self._lanes: Lanes[K] = Lanes(policy, expected_s)
+        self._spare: deque[tuple[K, Job]] = deque()
+        self._num_coming = 0
+        self._is_draining = False
+        self._num_fitting = 0
+        self._answered_at = -math.inf
+
+    @property
+    def num_waiting(self) -> int:
+        """Images of clients that wait."""
+        return self._lanes.num_waiting
+
+    def put(self, lane: K, job: Job) -> None:
+        """Let a client's job wait."""
+        self._lanes.put(lane, job)
+
+    def put_spare(self, lane: K, job: Job) -> None:
+        """Let a job wait for which no client does: it gets a batch of its own in spare time."""
+        self._spare.append((lane, job))
+
+    def forget(self, lane: K, job: Job) -> None:
+        """Take out a job that nobody waits for any more, if it has not started."""
+        self._lanes.forget(lane, job)
+        self._spare = deque(entry for entry in self._spare if entry[1] is not job)
+
+    def coming(self, change: int) -> None:
+        """So many more images, or fewer, are being decoded and will be put soon."""
+        self._num_coming += change
+
+    def drain(self) -> None:
+        """No further image will come: nothing waits for company any more."""
+        self._is_draining = True
+
+    def take_expired(self, now: float) -> list[Job]:
+        """Take out the jobs whose deadline has passed."""
+        return self._lanes.take_expired(now)
+
+    def clear(self) -> list[Job]:
+        """Take out everything that waits; returns it with the jobs of running batches."""
+        running = [job for batch in self.running.batches for job in batch.jobs]
+        spare = [job for _, job in self._spare]
+        self._spare.clear()
+        return [*running, *self._lanes.clear(), *spare]
+
+    def next(self, now: float, free_since: float) -> Batch[K] | float:
+        """Start the next batch on a free stream; or the seconds until there may be one.
+
+        Args:
+            now: the time.
+            free_since: when the stream became free.
+        """
+        part = self.policy.part(self.running.threads_taken, self.num_waiting, self._num_coming)
+        if part is None:
+            return math.inf
+        self._lanes.defer_late(now, part)
+        chosen = self._lanes.next(
+            *(now, part),
+            gathering_s=now - free_since if self._company_comes(now) else None,
+            is_draining=self._is_draining,
+        )
+        if chosen is None:
+            return math.inf if self._is_draining else self._next_spare(now, part)
+        if chosen.wait_s > 0:
+            return min(chosen.wait_s, LONGEST_SLEEP_S)
+        jobs = self._lanes.take(chosen.lane, now, part)
+        return self._start(Batch(chosen.lane, jobs, chosen.reason, now, part))
+
+    def ended(self, batch: Batch[K], now: float) -> None:
+        """A batch does not run any more, whatever became of it."""
+        self.running.batches.remove(batch)
+        self._spare_time.used(started=batch.started, ended=now, is_spare=batch.is_spare)
+
+    def answered(self, now: float) -> None:
+        """A batch did fit and was answered; larger ones are tried again after some of these."""
+        self._answered_at = now
+        self._num_fitting += 1
+        limit = self._lanes.max_batch_size
+        if limit < self.policy.max_batch_size and self._num_fitting % BATCHES_UNTIL_GROWTH == 0:
+            self._lanes.max_batch_size = min(2 * limit, self.policy.max_batch_size)
+            logger.info("larger batches", extra={"max_batch_size": self._lanes.max_batch_size})
+
+    def split(self, batch: Batch[K]) -> bool:
+        """Put a batch that did not fit back, and form none larger than its half from now on.
+
+        Returns:
+            False if it holds a single image, which cannot be split.
+        """
+        self._num_fitting = 0
+        if len(batch.jobs) == 1:
+            return False
+        self._lanes.max_batch_size = (len(batch.jobs) + 1) // 2
+        logger.warning("out of device memory", extra={"max_batch_size": self._lanes.max_batch_size})
+        for job in batch.jobs:
+            if not job.answer.done():
+                self._lanes.put(batch.lane, job)
+        return True
+
+    def backlog_s(self, now: float) -> float:
+        """Forecast of the seconds until all that is inside has been computed."""
+        return self.running.rest_s(now) + self._lanes.expected_all_s
+
+    def expected_wait_s(self, lane: K, num_images: int, due: float, now: float) -> float:
+        """Forecast for images that came now: seconds until all of them are answered.
+
+        The forecast adds up the rest of the running batches, what goes first in other lanes, and
+        their own lane's batches, the last of which has one stream only unless all are free.
+        """
+        taken = self.running.threads_taken
+        ahead_s = self._lanes.expected_ahead_s(lane, num_images, due, is_busy=bool(taken))
+        if self.num_waiting == 0 and self.policy.part(taken, num_images) is not None:
+            return ahead_s / (1 - sum(taken) / self.policy.num_threads)
+        slower = self.policy.num_streams - 1
+        last_s = slower * self._expected_s(lane, self._lanes.next_size(lane, num_images))
+        return self.running.rest_s(now) + ahead_s + last_s
+
+    def _company_comes(self, now: float) -> bool:
+        """Whether waiting a little gathers images and leaves little idle meanwhile.
+
+        Where batches run beside each other, images are decoded on the same cores. A device that
+        has nothing to do does not wait, nor does a stream that has its share of all images that
+        are inside. Clients that were just answered may come back at once.
+        """
+        num_running = self.running.num_images
+        if self.policy.num_streams == 1 or num_running == 0:
+            return False
+        num_inside = self.num_waiting + self._num_coming + num_running
+        share = math.ceil(num_inside / self.policy.num_streams)
+        they_come = self._num_coming > 0 or now - self._answered_at < TURNAROUND_S
+        return they_come and self.num_waiting < share
+
+    def _next_spare(self, now: float, part: Part) -> Batch[K] | float:
+        """The same as `next` while no client waits; not beside a batch, which it would slow."""
+        if not self._spare or self.running.batches:
+            return math.inf
+        if (wait_s := self._spare_time.wait_s(now)) > 0:
+            return wait_s
+        lane, job = self._spare.popleft()
+        return self._start(Batch(lane, [job], "spare", now, part))
+
+    def _start(self, batch: Batch[K]) -> Batch[K]:
+        self.running.batches.append(batch)
+        return batch

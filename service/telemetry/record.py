@@ -1,0 +1,211 @@
+"""The only writer of metrics, of the log's events and of the protocols' statistics.
+
+A method stands for one event. What the outside learns of the event is a line in that method.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from http import HTTPStatus
+from time import monotonic
+
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry
+
+from service.errors import ServiceError, all_errors
+from service.telemetry.events import (
+    CUSTOM_TIER,
+    PHASES,
+    UNKNOWN,
+    BatchDone,
+    Build,
+    Call,
+    Gauges,
+    ImageDone,
+    ModelLoaded,
+    ProbeDone,
+    TierMeasured,
+)
+from service.telemetry.metrics import Metrics
+from service.telemetry.model_statistics import ModelStatistics
+from service.tiers import TIERS
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+"""of what `render` gives"""
+
+
+class AccuracyRecord:
+    """Takes what is learnt of the answers' accuracy. Used from the event loop only."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def probes_begin(self, interval_s: float) -> None:
+        """The service probes its models this often; 0: never."""
+        self._metrics.probe_interval.set(interval_s)
+
+    def baseline_known(self, model: str, baseline: TierMeasured) -> None:
+        """What a tier reached when the model was known to be good."""
+        labels = (model, baseline.method, baseline.tier)
+        self._metrics.probe_baseline.labels(*labels, "1").set(baseline.top1)
+        self._metrics.probe_baseline.labels(*labels, "5").set(baseline.top5)
+
+    def pictures_probed(self, model: str, method: str, tier: str, num_pictures: int) -> None:
+        """A tier has classified so many probe pictures; 0 starts its counter."""
+        self._metrics.probe_samples.labels(model, method, tier).inc(num_pictures)
+
+    def probe_done(self, probe: ProbeDone) -> None:
+        """All tiers have classified all probe pictures of a model."""
+        for tier in probe.tiers:
+            labels = (probe.model, tier.method, tier.tier)
+            self._metrics.probe_accuracy.labels(*labels, "1").set(tier.top1)
+            self._metrics.probe_accuracy.labels(*labels, "5").set(tier.top5)
+            self._metrics.probe_agreement.labels(*labels).set(tier.agreement)
+        self._metrics.probe_last_success.labels(probe.model).set_to_current_time()
+        logger.info(
+            "probed",
+            extra={
+                "model": probe.model,
+                "num_pictures": probe.num_pictures,
+                "seconds": round(probe.seconds, 3),
+                "top1": {tier.tier: round(tier.top1, 4) for tier in probe.tiers},
+            },
+        )
+
+    def shadow_done(self, model: str, method: str, tier: str, *, agrees: bool) -> None:
+        """An answer to a client was compared with the unreduced model's."""
+        self._metrics.shadow_samples.labels(model, method, tier).inc()
+        self._metrics.shadow_agreement.labels(model, method, tier).inc(agrees)
+
+    def shadow_dropped(self) -> None:
+        """An answer was not compared, because the device had no spare time."""
+        self._metrics.shadow_dropped.inc()
+
+
+class Record:
+    """Takes every other event. Used from the event loop only."""
+
+    def __init__(self) -> None:
+        self._metrics = Metrics(CollectorRegistry())
+        self.accuracy = AccuracyRecord(self._metrics)
+        self._statistics: defaultdict[str, ModelStatistics] = defaultdict(ModelStatistics)
+        self._statuses: tuple[int, ...] = ()
+        for phase in PHASES:
+            self._metrics.cancelled.labels(phase)
+        for error in all_errors():
+            self._metrics.rejected.labels(error.code)
+        for work in ("clients", "spare"):
+            self._metrics.device_busy.labels(work)
+
+    def started(self, build: Build, *, dispatch_reasons: Iterable[str]) -> None:
+        """The process knows what it runs.
+
+        Counters start at zero: one that appears with its first event hides it from rate().
+        """
+        self._metrics.build_info.labels(*build).set(1)
+        for reason in dispatch_reasons:
+            self._metrics.dispatches.labels(reason)
+
+    def expect_statuses(self, statuses: Iterable[int]) -> None:
+        """A door will answer with these statuses, beside 200, from now on."""
+        self._statuses = tuple(statuses)
+        self._metrics.expect_requests(UNKNOWN, UNKNOWN, self._statuses)
+
+    def watch(self, gauges: Gauges) -> None:
+        """Ask these functions at every scrape."""
+        for name, function in gauges._asdict().items():
+            if name != "device_memory":
+                getattr(self._metrics, name).set_function(function)
+        for kind, num_bytes in gauges.device_memory.items():
+            self._metrics.device_memory.labels(kind).set_function(num_bytes)
+
+    def model_loaded(self, model: ModelLoaded) -> None:
+        """A model is ready for requests."""
+        self._metrics.model_ready.labels(model.name).set(1)
+        for tier in (*TIERS, CUSTOM_TIER):
+            self._metrics.expect_requests(model.name, tier, (200, *self._statuses))
+        about = model._asdict()
+        logger.info("model ready", extra={"model": about.pop("name"), **about})
+
+    def answering(self) -> AbstractContextManager[object]:
+        """A request is inside for as long as the context lasts."""
+        return self._metrics.inflight_requests.track_inprogress()
+
+    def refused(self, error: ServiceError) -> None:
+        """An image or a request got this error instead of an answer."""
+        self._metrics.rejected.labels(error.code).inc()
+
+    def choice_made(self, call: Call, reason: str) -> None:
+        """A reduction was chosen for a request, which knows its tier by now."""
+        self._metrics.choices.labels(call.model, call.tier, reason).inc()
+
+    def client_left(self, call: Call) -> None:
+        """A client left before its answer."""
+        self._metrics.cancelled.labels(call.phase).inc()
+
+    def request_done(self, call: Call, path: str, status: int) -> None:
+        """A request is over; `path` is the route's, without what a client wrote into it."""
+        total_s = monotonic() - call.arrival
+        call.took(total=total_s)
+        labels = (call.model, call.tier)
+        self._metrics.requests.labels(*labels, str(status)).inc()
+        self._metrics.request_seconds.labels(*labels).observe(total_s)
+        logger.log(
+            logging.WARNING if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO,
+            "request",
+            extra={
+                "path": path,
+                "status": status,
+                "code": call.code,
+                "phase": call.phase,
+                "model": call.model,
+                "tier": call.tier,
+                "num_images": call.num_images,
+                "num_failed": call.num_failed,
+                "deadline_ms": call.deadline_ms,
+                "api_key": call.api_key,
+                **{f"{name}_ms": round(1000 * s, 3) for name, s in call.timings_s.items()},
+            },
+        )
+
+    def image_done(self, call: Call, image: ImageDone) -> None:
+        """An image of a request was answered."""
+        labels = (call.model, call.tier)
+        self._metrics.images.labels(*labels).inc()
+        self._metrics.macs.labels(*labels).inc(image.macs)
+        self._metrics.tokens.labels(*labels, "kept").inc(image.num_kept)
+        self._metrics.tokens.labels(*labels, "removed").inc(image.num_removed)
+        self._metrics.decode_seconds.labels(call.model).observe(image.decode_s)
+        self._metrics.queue_seconds.labels(*labels).observe(image.queue_s)
+        self._metrics.inference_seconds.labels(*labels).observe(image.inference_s)
+        seconds = {
+            "decode": image.decode_s,
+            "queue": image.queue_s,
+            "inference": image.inference_s,
+        }
+        self._statistics[call.model].answered(**{f"{name}_s": s for name, s in seconds.items()})
+        call.took(**seconds)
+
+    def image_failed(self, call: Call) -> None:
+        """An image of a request got no answer."""
+        call.num_failed += 1
+        self._statistics[call.model].failed(monotonic() - call.arrival)
+
+    def batch_done(self, batch: BatchDone) -> None:
+        """A batch was computed."""
+        self._metrics.dispatches.labels(batch.reason).inc()
+        work = "spare" if batch.is_spare else "clients"
+        self._metrics.device_busy.labels(work).inc(batch.device_s)
+        if not batch.is_spare:
+            self._metrics.batch_size.labels(batch.model, batch.method).observe(batch.num_images)
+            self._statistics[batch.model].executed(batch.num_images, batch.seconds)
+
+    def statistics(self, model: str) -> ModelStatistics:
+        """Counts of one model since the process started."""
+        return self._statistics[model]
+
+    def render(self) -> bytes:
+        """All metrics in Prometheus' text format, see `MEDIA_TYPE`."""
+        return self._metrics.render()
