@@ -95,7 +95,7 @@ def load(
         for tier in wanted:
             variant = model.variant(*tiers.of_tier(model.limits, tier))
             runs[kind, tier] = variant.module
-            macs[kind, tier] = model.macs_ratio(variant)
+            macs[kind, tier] = variant.macs_ratio
     return runs, macs
 
 

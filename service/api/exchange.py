@@ -42,7 +42,7 @@ async def authorize(runtime: Runtime, request: Request) -> None:
         UnauthorizedError: it has none of the keys.
         NotReadyError: the service is loading or going away.
     """
-    runtime.api_keys.identify(presented_key(request))
+    runtime.entrance.api_keys.identify(presented_key(request))
     runtime.lifecycle.require_serving()
 
 
@@ -84,14 +84,12 @@ async def _answer(runtime: Runtime, request: Request, call: Call, work: Work) ->
     runtime.lifecycle.require_serving()
     max_bytes = runtime.settings.max_body_bytes
     announced = receiving.announced_length(request.headers, max_bytes)
-    with (
-        runtime.api_keys.enter(presented_key(request)) as call.api_key,
-        runtime.admission.receive(announced_bytes=announced) as arrived,
-    ):
+    key = presented_key(request)
+    with runtime.entrance.enter(key, announced_bytes=announced) as (call.api_key, arrived):
         body = await _receive(request, runtime, arrived)
         if not receiving.is_plain(request.headers):
             arrived(max_bytes - len(body))  # inflated, it may become that large
-        call.queued()
+        call.phase = "queued"
         try:
             return await _while_connected(request.receive, work(call, body))
         except asyncio.CancelledError as exc:

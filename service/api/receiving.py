@@ -42,7 +42,8 @@ async def read_body(request: Request, max_bytes: int, arrived: Callable[[int], N
     async for chunk in request.stream():
         if len(body) + len(chunk) > max_bytes:
             raise _too_large(max_bytes)
-        arrived(len(chunk))
+        if chunk:
+            arrived(len(chunk))
         body += chunk
     return bytes(body)
 

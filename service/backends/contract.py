@@ -23,6 +23,8 @@ class Variant(NamedTuple):
     num_output_tokens: int
     macs: int
     """multiply-adds of one image."""
+    macs_ratio: float = 1.0
+    """multiply-adds as a share of the unreduced model's."""
     dtype: torch.dtype = torch.float32
     """that `module` wants its images in."""
     normalization: Normalization | None = None

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import monotonic
@@ -66,9 +66,9 @@ class Engine:
         self._prepared = prepared
         self._workers = ThreadPoolExecutor(self.num_streams, thread_name_prefix="device")
 
-    async def forward(
+    def forward(
         self, variant: Variant, images: Sequence[Tensor], num_threads: int = 0
-    ) -> list[Tensor]:
+    ) -> Awaitable[list[Tensor]]:
         """Logits (K,), float32 on the CPU, of each image (3, H, W).
 
         Args:
@@ -81,11 +81,11 @@ class Engine:
             DeviceStuckError: the device is broken; only a restart of the process helps.
         """
         threads = num_threads or self.num_threads
-        return await self.run(partial(self._forward, variant, images, threads))
+        return self.run(partial(self._forward, variant, images, threads))
 
-    async def run(self, work: Callable[[], T]) -> T:
+    def run(self, work: Callable[[], T]) -> Awaitable[T]:
         """Do something else on a worker thread, before there are batches."""
-        return await asyncio.get_running_loop().run_in_executor(self._workers, work)
+        return asyncio.get_running_loop().run_in_executor(self._workers, work)
 
     async def capture(
         self, variants: Sequence[Variant], input_size: Sequence[int], max_batch_size: int

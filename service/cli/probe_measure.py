@@ -117,7 +117,7 @@ def _row(model: ServedModel, tier: Tier, counts: Measured) -> Row:
         tier=tier,
         method=variant.method,
         r=variant.r,
-        macs_ratio=model.macs_ratio(variant),
+        macs_ratio=variant.macs_ratio,
         num_pictures=counts.num_pictures,
         top1=counts.top1,
         top5=counts.top5,

@@ -98,10 +98,6 @@ class ServedModel:
         """Share of held-out pictures that a calibrated tier answers as the unreduced model."""
         return self._calibrated[tier].agreement if tier in self._calibrated else None
 
-    def macs_ratio(self, variant: Variant) -> float:
-        """Multiply-adds of a variant over those of the unreduced model."""
-        return round(variant.macs / self.dense_macs, 4)
-
     def _patch(self, method: str, r: int | None, tier: Tier | None) -> Variant:
         module: Any = rapid_core.patch(
             self._module,
@@ -115,6 +111,7 @@ class ServedModel:
             num_prefix_tokens=self.num_prefix_tokens,
             schedule=module.blocks.reduction.schedule,
         )
+        macs = rapid_core.macs(module)
         return Variant(
             model=self.name,
             method=method,
@@ -122,7 +119,8 @@ class ServedModel:
             module=module,
             schedule=schedule,
             num_output_tokens=self.num_tokens - sum(schedule),
-            macs=rapid_core.macs(module),
+            macs=macs,
+            macs_ratio=round(macs / self.dense_macs, 4),
             dtype=self._dtype,
             normalization=self._normalization,
         )

@@ -74,6 +74,7 @@ def _within(
 
 
 def _check(wanted: Wanted) -> None:
+    _check_values(wanted)
     given = [name for name in ("r", "tier", "max_latency_ms") if getattr(wanted, name) is not None]
     if len(given) > 1:
         raise InvalidParameterError(f"{' and '.join(given)} exclude each other; give one of them")
@@ -87,3 +88,17 @@ def _check(wanted: Wanted) -> None:
             f"min_tier {wanted.min_tier!r} is more accurate than tier {wanted.tier!r}; "
             f"allowed: {allowed}"
         )
+
+
+def _check_values(wanted: Wanted) -> None:
+    """Refuse what no model allows. A door may have refused it already, with its own words."""
+    for name in ("tier", "min_tier"):
+        value = getattr(wanted, name)
+        if value is not None and value not in TIERS:
+            raise InvalidParameterError(f"{name} {value!r} is unknown; allowed: {', '.join(TIERS)}")
+    for name in ("max_latency_ms", "deadline_ms"):
+        value = getattr(wanted, name)
+        if value is not None and not value > 0:
+            raise InvalidParameterError(f"{name} = {value!r} must be greater than 0")
+    if wanted.priority not in (0, 1):
+        raise InvalidParameterError(f"priority = {wanted.priority!r} must be 0 or 1")

@@ -47,7 +47,8 @@ class Pipeline:
     batcher: Batcher[Variant]
     forecast: Forecast
     """of the seconds to compute a batch of so many images"""
-    shadow: Shadow
+    shadow: Shadow | None
+    """None where nothing is compared"""
     record: Record
     defaults: Defaults
 
@@ -93,15 +94,13 @@ class Pipeline:
         deadline = call.arrival + call.deadline_ms / 1000
         due = _due(wanted, call.arrival, deadline)
         sizes = [len(picture) for picture in pictures if isinstance(picture, bytes)]
-        decode_s = self.pool.expected_s(sizes, model.name)
+        decode_s = self.pool.decodings.expected_s(sizes, model.name)
+        variants: dict[Reduction, Variant] = {}
 
         def expected_s(reduction: Reduction) -> float:
-            variant = model.variant(*reduction)
+            variants[reduction] = variant = model.variant(*reduction)
             wait_s = self.batcher.expected_wait_s(variant, len(pictures), due)
-            # What is still being decoded goes first too; its tier does not matter much.
-            if self.pool.num_inside:
-                wait_s += self.pool.num_inside * self.forecast.seconds(variant, 1)
-            return monotonic() - call.arrival + decode_s + self.forecast.caution * wait_s
+            return monotonic() - call.arrival + decode_s + wait_s
 
         chosen = choice.choose(
             model.limits,
@@ -112,13 +111,13 @@ class Pipeline:
         )
         call.tier = chosen.reduction.tier or CUSTOM_TIER
         promised_s = PROMISED_SHARE * (deadline - call.arrival)
-        if self.batcher.is_busy and chosen.expected_s > promised_s:
+        if chosen.expected_s > promised_s and self.batcher.is_busy:
             raise self.admission.refusal(
                 f"an answer is expected after {1000 * chosen.expected_s:.0f} ms, too late for a "
                 f"deadline of {1000 * (deadline - call.arrival):g} ms"
             )
-        self.record.choice_made(call, chosen.reason)
-        return Plan(model, model.variant(*chosen.reduction), chosen, top_k, due, deadline)
+        call.reason = chosen.reason
+        return Plan(model, variants[chosen.reduction], chosen, top_k, due, deadline)
 
     async def _classify_one(self, picture: Picture, plan: Plan, call: Call) -> Outcome:
         """Answer one picture, for which there is a place."""
@@ -142,7 +141,8 @@ class Pipeline:
         if not outcome.logits.isfinite().all():
             raise InferenceError("the model gave logits that are not finite")
         self.record.image_done(call, _event(outcome))
-        self.shadow.offer(Sample(plan.model, plan.variant, call.tier, pixels, outcome.logits))
+        if self.shadow is not None:
+            self.shadow.offer(Sample(plan.model, plan.variant, call.tier, pixels, outcome.logits))
         return outcome
 
     async def _pixels(self, picture: Picture, model: ServedModel) -> tuple[Tensor, float]:

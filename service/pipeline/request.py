@@ -7,11 +7,10 @@ from typing import Literal, NamedTuple, get_args
 from torch import Tensor
 
 from service.backends.contract import Variant
-from service.errors import InvalidParameterError
 from service.models.served import ServedModel
 from service.pipeline.ranking import Prediction, rank
 from service.scheduling.lanes import Answer
-from service.tiers import TIERS, Reduction, Tier
+from service.tiers import Reduction, Tier
 
 Picture = bytes | Tensor
 """An image file, or pixels (3, H, W) as the model's own transform gives them."""
@@ -24,11 +23,7 @@ DEFAULT_TOP_K = 5
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a client chose for its pictures; everything has a default.
-
-    Raises:
-        InvalidParameterError: a value that no model allows.
-    """
+    """What a client chose for its pictures; everything has a default."""
 
     model: str | None = None
     """name of a loaded model; None: the first one"""
@@ -46,20 +41,6 @@ class Wanted:
     """number of labels; None: 5, or all if there are fewer"""
     deadline_ms: float | None = None
     """None: the service's own"""
-
-    def __post_init__(self) -> None:
-        for name in ("tier", "min_tier"):
-            value = getattr(self, name)
-            if value is not None and value not in TIERS:
-                raise InvalidParameterError(
-                    f"{name} {value!r} is unknown; allowed: {', '.join(TIERS)}"
-                )
-        for name in ("max_latency_ms", "deadline_ms"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InvalidParameterError(f"{name} = {value!r} must be greater than 0")
-        if self.priority not in (0, 1):
-            raise InvalidParameterError(f"priority = {self.priority!r} must be 0 or 1")
 
 
 class Choice(NamedTuple):

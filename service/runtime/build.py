@@ -22,15 +22,15 @@ from service.pipeline.admission import Admission
 from service.pipeline.api_keys import ApiKeys
 from service.pipeline.brownout import Brownout
 from service.pipeline.classify import Defaults, Pipeline
+from service.pipeline.entrance import Entrance
 from service.runtime.device import open_engine
 from service.runtime.lifecycle import Lifecycle, Phase
 from service.scheduling.batcher import Batcher
 from service.scheduling.forecast import Forecast
 from service.scheduling.policy import DISPATCH_REASONS, BatchPolicy, SpareTime
 from service.scheduling.scheduler import Scheduler
-from service.scheduling.stream import Finished
 from service.settings import MEBIBYTE, Settings
-from service.telemetry.events import BatchDone, Build, Gauges
+from service.telemetry.events import Build, Gauges
 from service.telemetry.record import Record
 
 
@@ -39,7 +39,7 @@ class Parts:
     """The objects of one replica, each there once."""
 
     lifecycle: Lifecycle
-    api_keys: ApiKeys
+    entrance: Entrance
     engine: Engine
     probe: Probe
     pipeline: Pipeline
@@ -73,7 +73,8 @@ def build(settings: Settings) -> Parts:
     )
     pipeline = _pipeline(settings, batcher, forecast, pool, record)
     probe = Probe(_in_spare_time(batcher), pool, record.accuracy)
-    parts = Parts(Lifecycle(), _read_keys(settings), engine, probe, pipeline)
+    entrance = Entrance(_read_keys(settings), pipeline.admission)
+    parts = Parts(Lifecycle(), entrance, engine, probe, pipeline)
     _publish(parts, settings)
     return parts
 
@@ -88,24 +89,13 @@ def _batcher(
         num_threads=engine.num_threads,
     )
     scheduler: Scheduler[Variant] = Scheduler(
-        policy, forecast.seconds, SpareTime(settings.spare_share)
+        policy,
+        forecast.seconds,
+        SpareTime(settings.spare_share),
+        observe=forecast.observe,
+        caution=forecast.caution,
     )
-    return Batcher(engine.forward, scheduler, on_batch=partial(_batch_done, forecast, record))
-
-
-def _batch_done(forecast: Forecast, record: Record, batch: Finished[Variant]) -> None:
-    forecast.observe(batch.lane, batch.num_images, batch.device_s)
-    record.batch_done(
-        BatchDone(
-            model=batch.lane.model,
-            method=batch.lane.method,
-            reason=batch.reason,
-            num_images=batch.num_images,
-            seconds=batch.seconds,
-            device_s=batch.device_s,
-            is_spare=batch.is_spare,
-        )
-    )
+    return Batcher(engine.forward, scheduler, on_batch=record.batch_done)
 
 
 def _in_spare_time(batcher: Batcher[Variant]) -> Infer:
@@ -136,7 +126,7 @@ def _pipeline(
         pool=pool,
         batcher=batcher,
         forecast=forecast,
-        shadow=Shadow(_in_spare_time(batcher), record.accuracy, fraction=settings.shadow_fraction),
+        shadow=_shadow(settings, batcher, record),
         record=record,
         defaults=Defaults(settings.default_tier, settings.deadline_ms),
     )
@@ -180,3 +170,8 @@ def _read_keys(settings: Settings) -> ApiKeys:
         api_keys.read(Path(path)) if path else {},
         max_requests_per_key=settings.max_requests_per_key,
     )
+
+
+def _shadow(settings: Settings, batcher: Batcher[Variant], record: Record) -> Shadow | None:
+    fraction = settings.shadow_fraction
+    return Shadow(_in_spare_time(batcher), record.accuracy, fraction=fraction) if fraction else None

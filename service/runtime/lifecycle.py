@@ -24,6 +24,8 @@ class Lifecycle:
     def __init__(self) -> None:
         self._phase = Phase.LOADING
         self._has_loaded = asyncio.Event()
+        self.is_stopping = False
+        """whether clients should take their next request elsewhere"""
 
     @property
     def phase(self) -> Phase:
@@ -33,6 +35,7 @@ class Lifecycle:
     def _move(self, phase: Phase) -> None:
         self._phase = phase
         self._has_loaded.set()
+        self.is_stopping = phase in (Phase.LEAVING, Phase.DRAINING, Phase.FAILED)
 
     async def wait_until_loaded(self) -> None:
         """Wait until the phase is not loading any more, whether loading succeeded or not."""
@@ -58,11 +61,6 @@ class Lifecycle:
     def fail(self) -> None:
         """The service cannot answer any more and wants to be restarted."""
         self._move(Phase.FAILED)
-
-    @property
-    def is_stopping(self) -> bool:
-        """Whether clients should take their next request elsewhere."""
-        return self.phase in (Phase.LEAVING, Phase.DRAINING, Phase.FAILED)
 
     def require_alive(self) -> None:
         """Be able to answer at all.

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from time import monotonic
 from typing import NamedTuple, Self
 
@@ -47,10 +47,9 @@ class Runtime:
         self.settings = settings
         parts = build(settings)
         self.lifecycle = parts.lifecycle
-        self.api_keys = parts.api_keys
+        self.entrance = parts.entrance
         self.probe = parts.probe
         self.pipeline = parts.pipeline
-        self.admission = parts.pipeline.admission
         self.forecast = parts.pipeline.forecast
         self.models = parts.pipeline.models
         self.pool = parts.pipeline.pool
@@ -87,10 +86,11 @@ class Runtime:
         """Begin to load the models, to compute and to probe; `lifecycle` says how far it is."""
         self._tasks = [
             asyncio.create_task(self._load_and_probe()),
-            asyncio.create_task(self.pipeline.shadow.run()),
             asyncio.create_task(self._batcher.run()),
             asyncio.create_task(self._batcher.watch(self.settings.batch_timeout_s)),
         ]
+        if self.pipeline.shadow is not None:
+            self._tasks.append(asyncio.create_task(self.pipeline.shadow.run()))
         for task in self._tasks:
             task.add_done_callback(self._fail_with)
 
@@ -104,9 +104,9 @@ class Runtime:
         self.pool.close()
         self._engine.close()
 
-    async def classify(
+    def classify(
         self, pictures: Sequence[Picture], wanted: Wanted | None = None, call: Call | None = None
-    ) -> list[Outcome | BaseException]:
+    ) -> Awaitable[list[Outcome | BaseException]]:
         """Answer some pictures; one that fails leaves its neighbours alone.
 
         Args:
@@ -121,9 +121,9 @@ class Runtime:
             ServiceError: one of its kinds, if there is no answer for any of them.
         """
         if call is None:
-            self.lifecycle.require_serving()  # a door has asked already
+            self.lifecycle.require_serving()  # else a door has asked
             call = Call(uuid.uuid4().hex, monotonic())
-        return await self.pipeline.classify(pictures, wanted or Wanted(), call)
+        return self.pipeline.classify(pictures, wanted or Wanted(), call)
 
     def leave(self) -> None:
         """Ask for no new traffic; what still comes is served."""

@@ -180,7 +180,6 @@ class Forecast:
         """Mean of |seconds / forecast - 1| lately, 0 ... 1."""
         return self._error.value(self._clock())
 
-    @property
     def caution(self) -> float:
         """Factor, 1 ... 3, to a time that most work keeps: twice the mean error on top."""
         return 1 + 2 * self.relative_error

@@ -34,6 +34,9 @@ class Scheduler(Generic[K]):
         policy: BatchPolicy,
         expected_s: Callable[[K, int], float],
         spare_time: SpareTime | None = None,
+        *,
+        observe: Callable[[K, int, float], None] = lambda *_: None,
+        caution: Callable[[], float] = lambda: 1.0,
     ) -> None:
         """Start with nothing to do.
 
@@ -42,11 +45,16 @@ class Scheduler(Generic[K]):
             expected_s: forecast for a batch of so many images of a lane on the whole device, in
                 seconds.
             spare_time: when the device may do work that no client waits for.
+            observe: told of each batch that was computed: its lane, its number of images, and the
+                seconds that the whole device would have needed.
+            caution: factor, at least 1, from a forecast to a time that most work keeps.
         """
         self.policy = policy
         self.running: RunningBatches[K] = RunningBatches(expected_s)
         self._expected_s = expected_s
         self._spare_time = spare_time or SpareTime()
+        self._observe = observe
+        self._caution = caution
         self._lanes: Lanes[K] = Lanes(policy, expected_s)
         self._spare: deque[tuple[K, Job]] = deque()
         self._num_coming = 0
@@ -119,8 +127,10 @@ class Scheduler(Generic[K]):
         self.running.batches.remove(batch)
         self._spare_time.used(started=batch.started, ended=now, is_spare=batch.is_spare)
 
-    def answered(self, now: float) -> None:
-        """A batch did fit and was answered; larger ones are tried again after some of these."""
+    def computed(self, batch: Batch[K], now: float) -> None:
+        """A batch did fit and was computed; larger ones are tried again after some of these."""
+        device_s = (now - batch.started) * batch.part.share
+        self._observe(batch.lane, len(batch.jobs), device_s)
         self._answered_at = now
         self._num_fitting += 1
         limit = self._lanes.max_batch_size
@@ -152,8 +162,15 @@ class Scheduler(Generic[K]):
         """Forecast for images that came now: seconds until all of them are answered.
 
         The forecast adds up the rest of the running batches, what goes first in other lanes, and
-        their own lane's batches, the last of which has one stream only unless all are free.
+        their own lane's batches, the last of which has one stream only unless all are free. What
+        is still being decoded goes first, too; its lanes are not known and do not matter much.
         """
+        wait_s = self._wait_s(lane, num_images, due, now)
+        if self._num_coming:
+            wait_s += self._num_coming * self._expected_s(lane, 1)
+        return self._caution() * wait_s
+
+    def _wait_s(self, lane: K, num_images: int, due: float, now: float) -> float:
         taken = self.running.threads_taken
         ahead_s = self._lanes.expected_ahead_s(lane, num_images, due, is_busy=bool(taken))
         if self.num_waiting == 0 and self.policy.part(taken, num_images) is not None:

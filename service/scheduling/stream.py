@@ -106,7 +106,9 @@ class Stream(Generic[K]):
             images = [job.image for job in batch.jobs]
             results = await self._forward(batch.lane, images, batch.part.num_threads)
             answered = list(zip(batch.jobs, results, strict=True))
-            seconds = self._clock() - batch.started
+            now = self._clock()
+            seconds = now - batch.started
+            self._scheduler.computed(batch, now)
             device_s = seconds * batch.part.share
             self._on_batch(Finished(batch.lane, len(images), seconds, batch.reason, device_s))
         except (asyncio.CancelledError, DeviceStuckError):
@@ -119,7 +121,6 @@ class Stream(Generic[K]):
             message = f"the model failed: {type(exc).__name__}"
             fail(batch.jobs, lambda: InferenceError(message))
         else:
-            self._scheduler.answered(self._clock())
             for job, result in answered:
                 if not job.answer.done():
                     queue_s = batch.started - job.submitted

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, Protocol, get_args
 
 Phase = Literal["reading", "queued", "batch"]
 """Receiving the request; decoding its images or waiting for a batch; an image is in a batch."""
@@ -35,12 +35,10 @@ class Call:
     """that the client set, or the service's own"""
     code: str | None = None
     """of the error that the client was told"""
+    reason: str | None = None
+    """why its tier was chosen; None: it was refused before"""
     timings_s: dict[str, float] = field(default_factory=dict)
     """what took how long; of several images the longest"""
-
-    def queued(self) -> None:
-        """Its body is read."""
-        self.phase = "queued"
 
     def started(self) -> None:
         """One of its images is in a batch."""
@@ -65,19 +63,40 @@ class ImageDone(NamedTuple):
     inference_s: float
 
 
-class BatchDone(NamedTuple):
+class Lane(Protocol):
+    """What the images of a batch have in common."""
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+
+    @property
+    def method(self) -> str:
+        """Of the token reduction."""
+
+
+class BatchDone(Protocol):
     """A batch was computed."""
 
-    model: str
-    method: str
-    reason: str
-    """why it started, one of `DISPATCH_REASONS`"""
-    num_images: int
-    seconds: float
-    device_s: float
-    """the same work on the whole device"""
-    is_spare: bool
-    """whether no client waited for it"""
+    @property
+    def lane(self) -> Lane:
+        """Of all its images."""
+
+    @property
+    def reason(self) -> str:
+        """Why it started, one of `DISPATCH_REASONS`."""
+
+    @property
+    def num_images(self) -> int:
+        """In the batch."""
+
+    @property
+    def seconds(self) -> float:
+        """That it took."""
+
+    @property
+    def device_s(self) -> float:
+        """Seconds of the same work on the whole device."""
 
 
 class ModelLoaded(NamedTuple):

@@ -32,6 +32,9 @@ from service.tiers import TIERS
 
 logger = logging.getLogger(__name__)
 
+SPARE = "spare"
+"""the reason of a batch that no client waited for"""
+
 MEDIA_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 """of what `render` gives"""
 
@@ -137,10 +140,6 @@ class Record:
         """An image or a request got this error instead of an answer."""
         self._metrics.rejected.labels(error.code).inc()
 
-    def choice_made(self, call: Call, reason: str) -> None:
-        """A reduction was chosen for a request, which knows its tier by now."""
-        self._metrics.choices.labels(call.model, call.tier, reason).inc()
-
     def client_left(self, call: Call) -> None:
         """A client left before its answer."""
         self._metrics.cancelled.labels(call.phase).inc()
@@ -151,6 +150,8 @@ class Record:
         call.took(total=total_s)
         labels = (call.model, call.tier)
         self._metrics.requests.labels(*labels, str(status)).inc()
+        if call.reason is not None:
+            self._metrics.choices.labels(*labels, call.reason).inc()
         self._metrics.request_seconds.labels(*labels).observe(total_s)
         logger.log(
             logging.WARNING if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO,
@@ -196,11 +197,12 @@ class Record:
     def batch_done(self, batch: BatchDone) -> None:
         """A batch was computed."""
         self._metrics.dispatches.labels(batch.reason).inc()
-        work = "spare" if batch.is_spare else "clients"
-        self._metrics.device_busy.labels(work).inc(batch.device_s)
-        if not batch.is_spare:
-            self._metrics.batch_size.labels(batch.model, batch.method).observe(batch.num_images)
-            self._statistics[batch.model].executed(batch.num_images, batch.seconds)
+        is_spare = batch.reason == SPARE
+        self._metrics.device_busy.labels("spare" if is_spare else "clients").inc(batch.device_s)
+        if not is_spare:
+            model, method = batch.lane.model, batch.lane.method
+            self._metrics.batch_size.labels(model, method).observe(batch.num_images)
+            self._statistics[model].executed(batch.num_images, batch.seconds)
 
     def statistics(self, model: str) -> ModelStatistics:
         """Counts of one model since the process started."""

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import walk
 from benchmarks.walk import Event
 
-MOST_MOVES_BETWEEN_ROOMS = 64
+MOST_MOVES_BETWEEN_ROOMS = 40
 """on the event loop; may only become smaller"""
 
 LOOP, THREAD = 1, 2

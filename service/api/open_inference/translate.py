@@ -91,7 +91,7 @@ def respond(
     parameters: dict[str, str | int | float | bool] = {
         "method": choice.reduction.method,
         "reason": choice.reason,
-        "macs_ratio": model.macs_ratio(variant),
+        "macs_ratio": variant.macs_ratio,
     }
     if choice.reduction.tier is not None:
         parameters["tier"] = choice.reduction.tier

@@ -23,7 +23,7 @@ def answer(outcome: Outcome, request_id: str) -> ClassifyResponse:
         schedule=list(variant.schedule),
         tokens=TokenCount(input=model.num_tokens, output=variant.num_output_tokens),
         predictions=[Prediction(**vars(best)) for best in outcome.predictions],
-        macs_ratio=model.macs_ratio(variant),
+        macs_ratio=variant.macs_ratio,
         timing_ms=Timing(
             decode=_ms(outcome.decode_s),
             queue=_ms(computed.queue_s),

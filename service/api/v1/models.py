@@ -62,7 +62,7 @@ def _describe_tier(runtime: Runtime, model: ServedModel, tier: Tier) -> TierInfo
         schedule=list(variant.schedule),
         tokens=TokenCount(input=model.num_tokens, output=variant.num_output_tokens),
         gmacs=round(variant.macs / 1e9, 3),
-        macs_ratio=model.macs_ratio(variant),
+        macs_ratio=variant.macs_ratio,
         agreement=model.agreement(tier),
         measured=_measured(runtime.probe.latest(model.name).get(tier)),
         images_per_s=_images_per_s(runtime, variant),

@@ -31,7 +31,7 @@ async def test_it_decodes_as_the_image_module_does(model: ServedModel, owl: byte
     assert seconds > 0
     with pytest.raises(ImageRejectedError):
         await pool.decode(b"no picture", model.input_spec, model.name)
-    assert pool.num_inside == 0
+    assert pool.decodings.num_inside == 0
     pool.close()
 
 
@@ -47,14 +47,14 @@ async def test_what_waits_for_a_thread_does_not_make_the_forecast_longer(
 
     pool = DecodePool(1, max_pixels=10**7)
     took = [(await pool.decode(owl, model.input_spec, model.name))[1] for _ in range(20)]
-    before_s = pool.expected_s([len(owl)], model.name)
+    before_s = pool.decodings.expected_s([len(owl)], model.name)
     monkeypatch.setattr(decode, "decode", held)
     waiting = [
         asyncio.create_task(pool.decode(owl, model.input_spec, model.name)) for _ in range(8)
     ]
     await asyncio.sleep(0)
-    assert pool.num_inside == 8
-    assert pool.expected_s([len(owl)], model.name) == pytest.approx(9 * before_s, rel=0.2)
+    assert pool.decodings.num_inside == 8
+    assert pool.decodings.expected_s([len(owl)], model.name) == pytest.approx(9 * before_s, rel=0.2)
     # Six times as long as usual: all but the first will have waited, none will have worked longer.
     await asyncio.sleep(6 * max(took))
     monkeypatch.setattr(decode, "decode", original)
@@ -63,8 +63,8 @@ async def test_what_waits_for_a_thread_does_not_make_the_forecast_longer(
     assert min(waited) >= 6 * max(took)
     for _ in range(3):
         await pool.decode(owl, model.input_spec, model.name)
-    assert pool.expected_s([len(owl)], model.name) < 4 * before_s
-    assert pool.num_inside == 0
+    assert pool.decodings.expected_s([len(owl)], model.name) < 4 * before_s
+    assert pool.decodings.num_inside == 0
     pool.close()
 
 
@@ -74,8 +74,12 @@ async def test_several_threads_share_the_pictures_of_a_request(
     one, two = DecodePool(1, max_pixels=10**7), DecodePool(2, max_pixels=10**7)
     sizes = [len(owl)] * 16
     name = model.name
-    assert two.expected_s(sizes, name) == pytest.approx(one.expected_s(sizes, name) / 2)
-    assert two.expected_s(sizes[:1], name) == pytest.approx(one.expected_s(sizes[:1], name))
-    assert one.expected_s([], name) == 0
+    assert two.decodings.expected_s(sizes, name) == pytest.approx(
+        one.decodings.expected_s(sizes, name) / 2
+    )
+    assert two.decodings.expected_s(sizes[:1], name) == pytest.approx(
+        one.decodings.expected_s(sizes[:1], name)
+    )
+    assert one.decodings.expected_s([], name) == 0
     one.close()
     two.close()

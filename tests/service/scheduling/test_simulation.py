@@ -175,7 +175,7 @@ class Simulation:
             due = arrival
 
         def expected_s(reduction: Reduction) -> float:
-            caution = self.forecast.caution
+            caution = self.forecast.caution()
             return caution * self.batcher.expected_wait_s(lane_of(reduction.tier), 1, due)
 
         request.choice = choice.choose(

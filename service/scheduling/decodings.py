@@ -1,0 +1,71 @@
+"""The pictures that are being decoded: how many, and how long decoding will take."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from service.scheduling.forecast import Forecast, Line
+
+BYTES_OF_A_PHOTO = 2**20
+FIRST_GUESS = Line(slope=2e-8, intercept=2e-3)
+"""seconds by bytes; only how they compare matters, the level is learnt from the first pictures"""
+
+
+class Decoding(NamedTuple):
+    """One picture that waits for a thread or is being decoded."""
+
+    lane: "_Bytes"
+    num_bytes: int
+    expected_s: float
+
+
+class _Bytes(NamedTuple):
+    """The work that a byte of a picture means, for the forecast."""
+
+    model: str
+    macs: int = 1
+
+
+class Decodings:
+    """Counts pictures and forecasts seconds. Used from the event loop only."""
+
+    def __init__(
+        self, num_threads: int, *, on_change: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """Start with no picture.
+
+        Args:
+            num_threads: that decode.
+            on_change: told by how many the pictures inside have become more, or fewer.
+        """
+        self.num_inside = 0
+        """pictures that wait for a thread or are being decoded"""
+        self._num_threads = num_threads
+        self._on_change = on_change
+        self._forecast = Forecast(max_size=BYTES_OF_A_PHOTO, guess=FIRST_GUESS)
+        self._inside_s = 0.0
+
+    def begin(self, model: str, num_bytes: int) -> Decoding:
+        """A picture of a model has come; `end` has to follow."""
+        lane = _Bytes(model)
+        decoding = Decoding(lane, num_bytes, self._forecast.seconds(lane, num_bytes))
+        self._change(1, decoding.expected_s)
+        return decoding
+
+    def end(self, decoding: Decoding, seconds: float | None) -> None:
+        """The picture is there after so many seconds of decoding; None: it could not be decoded."""
+        self._change(-1, -decoding.expected_s)
+        if seconds is not None:
+            self._forecast.observe(decoding.lane, decoding.num_bytes, seconds)
+
+    def expected_s(self, sizes: Sequence[int], model: str) -> float:
+        """Forecast for pictures of so many bytes that come now, and what is inside before them."""
+        if not sizes:
+            return 0.0
+        each_s = [self._forecast.seconds(_Bytes(model), size) for size in sizes]
+        inside_s = self._inside_s if self.num_inside else 0.0
+        return max(max(each_s), (inside_s + sum(each_s)) / self._num_threads)
+
+    def _change(self, num_pictures: int, expected_s: float) -> None:
+        self.num_inside += num_pictures
+        self._inside_s += expected_s
+        self._on_change(num_pictures)
