@@ -2,6 +2,10 @@
 
 >>> fast = rapid_core.patch(model, r=11)  # shares the weights; `model` stays as it was
 >>> logits = fast(images)
+
+The one job of this package: give a timm model a reduction schedule, and say what the schedule
+costs and does. It must not know timm, the service, or how images are read. It reads a model's
+attributes and imports torch alone; only `matching.kernels` imports Triton, where there is a GPU.
 """
 
 from rapid_core.calibration import Calibration, calibrate

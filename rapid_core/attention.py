@@ -1,4 +1,4 @@
-"""One attention pass that also returns its queries and keys, and the attention read from them."""
+"""An attention pass that also returns queries and keys, and the importance computed from them."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from rapid_core.vit import Attention
 
 
 class AttentionPass(NamedTuple):
-    """The result of one attention layer, and what it was computed from."""
+    """The output of one attention layer, and the parts that it was computed from."""
 
     output: Tensor
     """(B, N, C), after the output projection."""
@@ -20,9 +20,9 @@ class AttentionPass(NamedTuple):
     keys: Tensor
     """(B, H, N, D), after `k_norm`."""
     size_bias: Tensor | None
-    """(B, 1, 1, N), what was added to the attention logits; None for nothing."""
+    """(B, 1, 1, N), added to the attention logits; None: nothing was added."""
     scale: float
-    """what the logits were multiplied by, 1 / sqrt(D)."""
+    """factor of the logits, 1 / sqrt(D)."""
 
 
 def size_bias(size: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ def attend(attn: Attention, x: Tensor, size: Tensor | None) -> AttentionPass:
     Args:
         attn: the layer; all its own parts are used.
         x: (B, N, C), normalised tokens.
-        size: (B, N, 1), patches that each token stands for; None: one each, and no bias.
+        size: (B, N, 1), number of patches that each token stands for; None: one each, and no bias.
     """
     B, N, _ = x.shape
     qkv = attn.qkv(x).reshape(B, N, 3, attn.num_heads, attn.head_dim)
@@ -58,7 +58,7 @@ def attend_from_prefix(
 ) -> AttentionPass:
     """As `attend`, for the output of the first P tokens alone: (B, P, C).
 
-    All tokens are still keys and values; only P of them are queries.
+    All tokens are keys and values; only the P prefix tokens are queries.
     """
     B, N, _ = x.shape
     P, H, D = num_prefix_tokens, attn.num_heads, attn.head_dim
@@ -104,9 +104,9 @@ def cls_attention(attention: AttentionPass) -> Tensor:
 
 
 def attention_received(attention: AttentionPass) -> Tensor:
-    """Attention that every token gets, averaged over heads and queries: (B, N).
+    """Attention that every token receives, averaged over heads and queries: (B, N).
 
-    It stands in for the CLS attention in models without a CLS token.
+    Models without a CLS token use it in place of the CLS attention.
     """
     return _probabilities(attention, attention.queries).mean(dim=(1, 2))
 
@@ -119,7 +119,7 @@ def importance(attention: AttentionPass, *, has_class_token: bool) -> Tensor:
 def _probabilities(attention: AttentionPass, queries: Tensor) -> Tensor:
     """Softmax probabilities (B, H, Q, N) of some queries (B, H, Q, D) over all keys.
 
-    In float32 at least: in 16 bits, many tokens would be equally important.
+    Computed in float32 at least: rounded to 16 bits, many tokens would be equally important.
     """
     dtype = torch.promote_types(queries.dtype, torch.float32)
     with without_autocast(queries.device):

@@ -1,8 +1,9 @@
 """Find the schedule that keeps most of a model's answers at a given cost, on unlabelled pictures.
 
-How many tokens go in which block matters more than which ones. So: families of schedules first, on
-a few pictures; the best ones with their options on more; then small moves. What is found is judged
-on pictures that the search has not seen.
+How many tokens each block removes matters more than which tokens. So the search first compares
+families of schedules, on a few pictures; then the options of the best schedules, on more pictures;
+then small moves of tokens between blocks. The result is judged on pictures that the search has not
+seen.
 """
 
 import math
@@ -20,11 +21,11 @@ from rapid_core.patch import patch
 from rapid_core.vit import VisionTransformer, check_model
 
 NUM_SCREENED = 64
-"""pictures on which all families are tried."""
+"""Pictures on which all families are tried."""
 NUM_FINALISTS = 2
 NUM_MOVES = 2
 SEARCHED_SHARE = 0.6
-"""of the pictures; the others judge the result."""
+"""Share of the pictures that is searched on; the others judge the result."""
 BATCH_SIZE = 16
 
 
@@ -44,18 +45,18 @@ class Candidate:
 
 
 class Calibration(NamedTuple):
-    """What a search found."""
+    """The result of a search."""
 
     candidate: Candidate
     macs_ratio: float
-    """multiply-adds as a share of the unreduced model's; at most what was asked for."""
+    """multiply-adds as a share of the unreduced model's; at most the share asked for."""
     agreement: float
     """share of the held-out pictures whose most probable class is the unreduced model's."""
     num_held_out: int
 
 
 Memo = MutableMapping[str, list[float]]
-"""Results so far, by candidate and picture set; give the same one again to resume a search."""
+"""Results so far, by candidate and set of pictures. A search resumes from the memo given to it."""
 
 
 @dataclass
@@ -77,7 +78,7 @@ class _Search:
         """(overlap, agreement) with the unreduced model on some pictures.
 
         The overlap Σ_k min(p_k, q_k) of the two distributions, averaged over pictures, is a smooth
-        form of the agreement: less noise in the choice between good candidates.
+        form of the agreement. It is less noisy, so the search compares candidates by it.
         """
         key = f"{candidate} {self.prefix_only} {pictures}"
         if key not in self.memo:
@@ -92,7 +93,7 @@ class _Search:
         return overlap_, agreement_
 
     def best(self, candidates: list[Candidate], pictures: range, num_best: int) -> list[Candidate]:
-        """The best few, by overlap; of equal ones, the first."""
+        """The candidates with the highest overlap; of equal candidates, the first."""
         unique = list(dict.fromkeys(candidates))
         ranked = sorted(unique, key=lambda candidate: -self.score(candidate, pictures)[0])
         return ranked[:num_best]
@@ -112,15 +113,15 @@ def calibrate(  # noqa: PLR0913 - all but the first two are named options
     memo: Memo | None = None,
     on_step: Callable[[str], None] = lambda _: None,
 ) -> Calibration:
-    """Search the schedule and the options of RAPID that keep most of a model's answers.
+    """Search for the schedule and options of RAPID that keep most of a model's answers.
 
     Args:
         model: a timm `VisionTransformer`, not patched.
-        images: (M, 3, S, S), at least 10, as the model wants them; labels are not needed. 60 % of
-            them are searched on, the others judge the result.
+        images: (M, 3, S, S), at least 10, normalised for the model; labels are not needed. The
+            search uses 60 % of them, the others judge the result.
         macs_ratio: share of the unreduced model's multiply-adds to stay below, in (0, 1].
         seed: of the shuffle of the pictures and of the small moves.
-        memo: results of an interrupted search of the same pictures, to go on from; it is added to.
+        memo: results of an interrupted search on the same pictures. The search adds to it.
         on_step: called with a line after each evaluation.
 
     Raises:
@@ -155,7 +156,7 @@ def calibrate(  # noqa: PLR0913 - all but the first two are named options
 
 
 def _find(search: _Search, pictures: range, random: Random) -> Candidate:
-    """Families on a few pictures, finalists and their options on all, then small moves."""
+    """Try families on a few pictures, finalists and options on all of them, then small moves."""
     few = range(min(NUM_SCREENED, len(pictures)))
     L = len(cast(VisionTransformer, search.model).blocks)
     prunes = sorted({round(L * share) for share in (1 / 6, 1 / 4, 1 / 3)})
@@ -212,7 +213,7 @@ def _other_options(best: Candidate, num_blocks: int) -> list[Candidate]:
 
 
 def _move(best: Candidate, search: _Search, random: Random) -> Candidate:
-    """Take some tokens from one block to another; refill or shrink to the budget."""
+    """Move removals from one block to another, then fit the schedule to the budget again."""
     r = list(best.r)
     source, destination = random.sample(range(len(r)), 2)
     moved = min(r[source], random.randint(1, 4))

@@ -1,4 +1,4 @@
-"""What a model costs: multiply-adds of one image, from the shapes of its own layers."""
+"""Multiply-adds of one image, counted from the shapes of the model's layers."""
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
@@ -18,13 +18,13 @@ def macs(model: nn.Module) -> int:
 
     A block costs ``4aC² + 2a²C`` for attention on the a tokens that enter it and ``8bC²`` for the
     MLP on the b tokens that its reduction leaves (for a hidden width of 4C). Additions of biases,
-    norms, and the scores of the reduction (well under 1 %) are not counted, as is usual.
+    norms, and the scores of the reduction (well under 1 %) are not counted.
 
     Args:
         model: a timm `VisionTransformer`, patched or not.
 
     Raises:
-        UnsupportedModelError: its parts are not known, so neither is their cost.
+        UnsupportedModelError: it has parts whose cost is not known.
     """
     vit = check_model(model)
     blocks = vit.blocks
@@ -41,7 +41,9 @@ def closest_from_below(
     *,
     prefix_only: bool,
 ) -> int | tuple[int, ...]:
-    """The r, or the list of r and r - 1, whose multiply-adds come closest to a share from below.
+    """The r whose multiply-adds come closest to a share of the model's own, from below.
+
+    Methods that read a list as one number per block get a list of r and r - 1, which comes closer.
 
     Raises:
         InvalidScheduleError: the share is not in (0, 1], or no schedule gets below it.
@@ -61,12 +63,12 @@ def closest_from_below(
         )
     schedule = (r,) * layout.num_blocks
     if method.plan(schedule, layout).schedule != method.plan(r, layout).schedule:
-        return r  # this method reads a list in another way than a single number
+        return r  # this method reads a list in a different way from a single number
     return refine(schedule, fits)
 
 
 def refine(schedule: tuple[int, ...], fits: Callable[[tuple[int, ...]], bool]) -> tuple[int, ...]:
-    """Take one token less out of as many blocks as fit, the last first: they cost least."""
+    """Remove one token less in as many blocks as fit, the last first: a token costs least there."""
     refined = list(schedule)
     for block in reversed(range(len(refined))):
         if refined[block] > 0:
@@ -120,7 +122,7 @@ def _block_cost(block: Block) -> BlockCost:
 
 
 def _head_macs(vit: VisionTransformer, num_tokens: int) -> int:
-    """Pooling by attention, where there is any, and the classifiers."""
+    """Multiply-adds of the classifiers, and of attention pooling where the model has it."""
     classifiers = _linear_weights(vit.head) + _linear_weights(getattr(vit, "head_dist", None))
     pool = vit.attn_pool
     if pool is None:

@@ -1,4 +1,4 @@
-"""What can go wrong when a model is patched.
+"""The errors of this library.
 
 RapidError                  anything this library refuses
 ├── UnsupportedModelError   the model has a part whose result cannot be reproduced

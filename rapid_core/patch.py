@@ -1,4 +1,4 @@
-"""Turn a timm Vision Transformer into one that removes tokens as it goes."""
+"""Turn a timm Vision Transformer into one that removes tokens in its blocks."""
 
 import copy
 from types import MethodType
@@ -18,7 +18,7 @@ from rapid_core.tokens import Tokens
 from rapid_core.vit import VisionTransformer, check_model
 
 WEIGHTED_POOLINGS = ("avg", "avgmax", "map")
-"""poolings over patches in which a merged token has to count more than once"""
+"""Poolings over patches, in which a merged token counts as often as its size."""
 
 
 def patch(  # noqa: PLR0913 - all but r are named options
@@ -35,8 +35,8 @@ def patch(  # noqa: PLR0913 - all but r are named options
     """Give a model a token-reduction schedule.
 
     The given model stays as it was. The result is a shallow copy: it shares every weight, has the
-    same state-dict keys and may be called from several threads at once. Moving one of the two to
-    another device or dtype moves both.
+    same state-dict keys, and may be called from several threads at once. Moving either of the two
+    models to another device or dtype moves both.
 
     Args:
         model: a timm `VisionTransformer` or `VisionTransformerDistilled`.
@@ -44,14 +44,14 @@ def patch(  # noqa: PLR0913 - all but r are named options
             (r, inflection). >= 0, capped at half of the patch tokens left. 0 is the model itself,
             bit for bit.
         macs_ratio: instead of r: the share of the model's own multiply-adds to stay below, in
-            (0, 1]; the smallest constant r that does, with one token less in as many blocks as
-            fit, the last first.
+            (0, 1]. Every block removes the smallest r that stays below; then as many blocks as
+            possible, the last first, remove one token less.
         schedule: what an integer r means: "constant"; "decreasing", from 2 r to 0; or "paper",
             RAPID's own: 4 blocks that prune, 8 that merge, nothing after.
         method: a name in `METHODS`; docs/methods.md describes them.
-        prefix_only: let the last block of a CLS-pooled model compute only the tokens that the head
-            reads: the same logits within rounding, for less work. `forward_features` then returns
-            the prefix tokens alone.
+        prefix_only: let the last block of a CLS-pooled model compute the prefix tokens alone, which
+            the head reads: the same logits within rounding, for less work. `forward_features` then
+            returns the prefix tokens alone.
         fused_kernels: let methods that match tokens do so in Triton kernels, on a GPU where these
             work: the same choices within rounding. A GPU is tried here, or in the first forward if
             the model is moved to it later. False: PyTorch always matches the tokens.
@@ -77,7 +77,7 @@ def patch(  # noqa: PLR0913 - all but r are named options
         fused_kernels=fused_kernels,
     )
     if fused_kernels:
-        fused.is_available(next(model.parameters()).device)  # tries a GPU that is new to it
+        fused.is_available(next(model.parameters()).device)  # tries the GPU now, not in a forward
     if schedule == "paper" and method == "rapid":
         options = {"num_prune_blocks": min(PAPER_PRUNE_BLOCKS, layout.num_blocks), **options}
     chosen = create_method(method, options)
@@ -105,7 +105,7 @@ def patch(  # noqa: PLR0913 - all but r are named options
 
 
 def shallow_copy(model: nn.Module) -> nn.Module:
-    """A module with dictionaries of its own over the same children, parameters and buffers."""
+    """A copy of a module: its own dictionaries, the same children, parameters and buffers."""
     twin = copy.copy(model)
     for name, value in vars(model).items():
         if isinstance(value, dict | set):
@@ -118,9 +118,9 @@ def shallow_copy(model: nn.Module) -> nn.Module:
 def _forward(model: VisionTransformer, images: Tensor) -> Tensor:
     """A timm VisionTransformer's forward, with its pooling over patches weighted by size.
 
-    A token that stands for s patches counts s times, as its s patches would have. The sizes are
-    known only inside a forward, so this cannot be left to the model's own. Neither attention masks
-    nor gradient checkpointing are taken: with them, timm would walk the blocks unreduced.
+    A token that stands for s patches counts s times in the pooling. The sizes are known only inside
+    a forward, so the model's own forward cannot do this. Attention masks and gradient checkpointing
+    are not supported: with them, timm would run the blocks without the reduction.
     """
     x = model.patch_drop(model._pos_embed(model.patch_embed(images)))
     tokens = cast(ReducedBlocks, model.blocks).run(model.norm_pre(x))
@@ -133,7 +133,7 @@ def _forward(model: VisionTransformer, images: Tensor) -> Tensor:
 
 
 def _pool(model: VisionTransformer, tokens: Tokens) -> Tensor:
-    """Pooled tokens (B, C), each token counted by its size."""
+    """Pooled tokens (B, C); each token counts as often as its size."""
     assert tokens.size is not None
     x, size = tokens.x, tokens.size
     if not model.pool_include_prefix:

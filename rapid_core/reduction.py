@@ -1,4 +1,4 @@
-"""A plan, applied: fewer tokens. The only file that moves tokens."""
+"""Carry out an index plan on tokens. No other file moves tokens."""
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ def apply_plan(tokens: Tokens, plan: Plan) -> Tokens:
 
 
 def prune(tokens: Tokens, plan: PrunePlan) -> Tokens:
-    """Keep the planned tokens; what the others stood for is lost."""
+    """Keep the planned tokens; the sizes of the others are lost."""
     size = None if tokens.size is None else take(tokens.size, plan.keep_idx)
     memory = None if tokens.memory is None else take(tokens.memory, plan.keep_idx)
     return Tokens(take(tokens.x, plan.keep_idx), size, memory)
@@ -28,7 +28,7 @@ def prune(tokens: Tokens, plan: PrunePlan) -> Tokens:
 def fuse(tokens: Tokens, plan: FusePlan) -> Tokens:
     """Keep the planned tokens and add one: the weighted sum of the others.
 
-    It counts as one token and remembers what the first of them did.
+    The new token has size 1 and the memory of the first of the others.
     """
     kept = prune(tokens, PrunePlan(plan.keep_idx))
     fused = plan.weight[:, None].to(tokens.x.dtype) @ take(tokens.x, plan.src_idx)
@@ -41,7 +41,7 @@ def fuse(tokens: Tokens, plan: FusePlan) -> Tokens:
 
 
 def merge(tokens: Tokens, plan: MergePlan) -> Tokens:
-    """Merge each source into its destination; sizes add up, the destination's memory stays.
+    """Merge each source into its destination: the sizes add up, the destination keeps its memory.
 
     Sources: Bolya et al. 2023 (Token Merging), section 3, for the size-weighted mean; ToFu (Kim et
     al. 2024, arXiv 2312.01026), section 3.2, for MLERP.
@@ -49,7 +49,7 @@ def merge(tokens: Tokens, plan: MergePlan) -> Tokens:
     old_size = ones_like_size(tokens.x) if tokens.size is None else tokens.size
     kept = prune(tokens, PrunePlan(plan.keep_idx))
     src_x, src_size = take(tokens.x, plan.src_idx), take(old_size, plan.src_idx)
-    # A product with a 0/1 matrix needs no atomic adds: the same result every time.
+    # A product with a 0/1 matrix needs no atomic adds, so the result is the same every time.
     moves_to = _one_hot(plan.dst_idx, plan.keep_idx.shape[1], old_size.dtype)
     kept_size = take(old_size, plan.keep_idx)
     size = torch.baddbmm(kept_size, moves_to, src_size)
@@ -58,8 +58,9 @@ def merge(tokens: Tokens, plan: MergePlan) -> Tokens:
         own_share, src_share = 1 / num_members, 1 / take(num_members, plan.dst_idx)
     else:
         own_share, src_share = kept_size / size, src_size / take(size, plan.dst_idx)
-    # Shares first: with weights of at most 1, no sum of large tokens overflows float16. Where
-    # nothing is merged the own share is 1 and the token stays as it is, bit for bit.
+    # Each token is multiplied by its share before the sum: with shares of at most 1, a sum of large
+    # tokens does not overflow float16. A destination without sources has share 1 and stays the
+    # same, bit for bit.
     x = torch.baddbmm(
         kept.x * own_share.to(kept.x.dtype),
         moves_to.to(kept.x.dtype),
@@ -86,7 +87,7 @@ def _norm(x: Tensor) -> Tensor:
 def take(per_token: Tensor, index: Tensor) -> Tensor:
     """Rows of each image: (B, N, C) and (B, M) -> (B, M, C)."""
     B, N, C = per_token.shape
-    # Whole rows of all images at once: on a CPU, gather would look up every number by itself.
+    # index_select copies whole rows; on a CPU, gather would look up every number by itself.
     row = index + N * torch.arange(B, device=index.device)[:, None]
     return per_token.reshape(B * N, C).index_select(0, row.flatten()).view(B, -1, C)
 

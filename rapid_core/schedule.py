@@ -1,4 +1,4 @@
-"""How many tokens every block removes, and what that leaves: plain integers, no torch.
+"""How many tokens every block removes and how many are left: plain integers, no torch.
 
 All counts of tokens include the prefix tokens (CLS, distillation, registers), which are never
 removed. A *schedule* is a tuple with the number of tokens to remove in each block.
@@ -24,8 +24,8 @@ def parse_r(r: Reductions, num_blocks: int) -> tuple[int, ...]:
 
     Args:
         r: one number for every block, or one number per block, each >= 0; numbers beyond half of
-            a block's patch tokens are allowed and capped by `removed_per_block`. Or a pair
-            (r, inflection) with an inflection in -1 ... 1 for `inflected`; in a model of two
+            a block's patch tokens are allowed; `removed_per_block` caps them. Or a pair
+            (r, inflection) with an inflection in -1 ... 1, see `inflected`. In a model of two
             blocks, a pair of integers >= 0 is one number per block.
         num_blocks: >= 1.
 
@@ -102,7 +102,7 @@ def _is_inflected(r: Reductions, num_blocks: int) -> TypeGuard[tuple[int, float]
 def removable(num_tokens: int, num_prefix_tokens: int) -> int:
     """The most tokens that one block can remove: half of the patch tokens, rounded down.
 
-    Source: Bolya et al. 2023 (Token Merging), section 3: only one of two sets can be removed.
+    Source: Bolya et al. 2023 (Token Merging), section 3: only one of the two sets can be removed.
     """
     return max(num_tokens - num_prefix_tokens, 0) // 2
 
@@ -155,7 +155,7 @@ def token_counts(
 def removed_per_block(
     *, num_tokens: int, num_prefix_tokens: int, schedule: Sequence[int]
 ) -> tuple[int, ...]:
-    """What each block really removes, once `schedule` is capped; arguments as `token_counts`."""
+    """What each block really removes once `schedule` is capped; arguments as in `token_counts`."""
     counts = token_counts(
         num_tokens=num_tokens,
         num_prefix_tokens=num_prefix_tokens,
@@ -166,7 +166,7 @@ def removed_per_block(
 
 
 class BlockCost(NamedTuple):
-    """Multiply-adds of one transformer block, split by what they grow with."""
+    """Multiply-adds of one transformer block, per token or pair of tokens that causes them."""
 
     per_key: int
     """key and value projections: 2 C² for a plain block."""
@@ -182,8 +182,8 @@ class BlockCost(NamedTuple):
 
         Args:
             num_entering: tokens that enter the block.
-            num_queries: those whose attention is computed: all, or only the prefix tokens.
-            num_left: tokens that are left for the MLP.
+            num_queries: tokens whose attention is computed: all, or only the prefix tokens.
+            num_left: tokens that the reduction leaves for the MLP.
         """
         return (
             self.per_key * num_entering

@@ -1,4 +1,4 @@
-"""The value that flows from block to block."""
+"""The tokens of a batch, as one block passes them to the next."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ class Tokens(NamedTuple):
     size: Tensor | None = None
     """(B, N, 1), float32 or wider, >= 1; None while every token stands for one patch."""
     memory: Tensor | None = None
-    """(B, N, M), what a method remembers of each token; it goes where the token goes."""
+    """(B, N, M), what a method remembers of each token; it is moved with the token."""
 
 
 def ones_like_size(x: Tensor) -> Tensor:

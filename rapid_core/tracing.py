@@ -1,4 +1,4 @@
-"""Where every input patch went, block by block."""
+"""Follow every input patch through the blocks."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from rapid_core.tokens import Tokens
 
 
 class TokenTrace(NamedTuple):
-    """One forward, and what its reductions did."""
+    """The logits of one forward, and the token that holds each patch after each block."""
 
     logits: Tensor
     """(B, K)."""
@@ -30,7 +30,7 @@ def trace(model: nn.Module, images: Tensor) -> TokenTrace:
         images: (B, 3, S, S).
 
     Raises:
-        UnsupportedModelError: the model is not patched, so there is nothing to follow.
+        UnsupportedModelError: the model is not patched, so it reduces nothing.
     """
     if not isinstance(model.blocks, ReducedBlocks):
         raise UnsupportedModelError(
@@ -46,12 +46,12 @@ def trace(model: nn.Module, images: Tensor) -> TokenTrace:
     for plan, num_tokens in recording.plans:
         current = _follow(current, plan, num_tokens)
         assignment.append(current)
-    # The first entry is the reduction before the first block; it shows in block 1's.
+    # The first entry is the reduction before the first block; the entry of that block includes it.
     return TokenTrace(logits, assignment[1:])
 
 
 class _RecordingBlocks(ReducedBlocks):
-    """Reduced blocks that keep the plans of one forward."""
+    """Reduced blocks that record the plans of one forward; made anew for each trace."""
 
     def __init__(self, blocks: ReducedBlocks) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""What a timm Vision Transformer is made of, and which ones can be reproduced exactly.
+"""The parts of a timm Vision Transformer, and which models can be reproduced exactly.
 
 The library reads timm's models by the names of their parts and never imports timm; these
 protocols are the parts that it reads.
@@ -99,7 +99,7 @@ POOLINGS = ("token", "avg", "avgmax", "max", "map", "")
 
 
 def check_model(model: nn.Module) -> VisionTransformer:
-    """Refuse a model that would silently give wrong logits; return the others, typed.
+    """Refuse a model that would silently give wrong logits; return any other model, typed.
 
     Raises:
         UnsupportedModelError: it names the block and the part, and says what is supported.
@@ -111,7 +111,7 @@ def check_model(model: nn.Module) -> VisionTransformer:
             "embeddings and hierarchical stages are not supported"
         )
     base = next(cls for cls in type(model).__mro__ if cls.__name__ == "VisionTransformer")
-    if name != "VisionTransformerDistilled":  # its own parts are all called
+    if name != "VisionTransformerDistilled":  # `patch` calls its own parts
         for method in ("forward", "forward_features", "forward_head", "pool"):
             if getattr(type(model), method) is not getattr(base, method):
                 raise UnsupportedModelError(f"{name}: cannot reproduce its own {method}()")
@@ -138,7 +138,7 @@ def check_model(model: nn.Module) -> VisionTransformer:
 
 
 def _check_layer(where: str, layer: nn.Module, kind: str, children: frozenset[str]) -> None:
-    """Accept one kind of layer, with exactly the children that `block.py` runs."""
+    """Accept one kind of layer, with exactly the children that `blocks.py` runs."""
     if type(layer).__name__ != kind:
         raise UnsupportedModelError(
             f"{where}: cannot reproduce {type(layer).__name__}, only timm's {kind}"

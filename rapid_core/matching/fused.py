@@ -1,8 +1,8 @@
-"""The matching of RAPID and ToMe in three GPU kernels; in PyTorch it is some 20 operations.
+"""Bipartite matching in three GPU kernels; PyTorch needs some 20 operations for it.
 
-Written in Triton, which CUDA builds of PyTorch bring along (docs/decisions/0012). The same steps
-as in `scoring.py` and `selection.py`, which define what is computed and which the tests compare
-this with. For B images with n patches, S of them sources and T destinations:
+The kernels are written in Triton, which CUDA builds of PyTorch include (docs/decisions/0012). They
+compute what `scoring.py` and `selection.py` define; the tests compare the two. For B images with n
+patches, S of them sources and T destinations:
 
     write_unit_keys                           keys (B, H, N, D) -> (B, n, D), a mean of length 1
     write_redundancy | write_best_match       a tile of similarities at a time -> (B, S), (B, S)
@@ -25,31 +25,32 @@ from rapid_core.plans import MergePlan, PrunePlan
 logger = logging.getLogger(__name__)
 
 MAX_TOKENS = 2048
-"""Beyond, ranks by counting would take longer than PyTorch's sort."""
+"""With more tokens, ranks by counting would take longer than PyTorch's sort."""
 MAX_HEAD_DIM = 1024
 EPS = 1e-12
-"""of `torch.nn.functional.normalize`"""
+"""Shortest length that keys are divided by, as in `torch.nn.functional.normalize`."""
 BLOCK_SOURCES, BLOCK_DESTINATIONS, BLOCK_DIM = 32, 64, 16
-"""a tile of similarities, and how much of the head dimension is multiplied at a time"""
+"""Size of a tile of similarities, and the channels of a key that are multiplied at a time."""
 BLOCK_VALUES = 2048
-"""of keys, averaged by one block of threads"""
+"""Numbers of keys that one block of threads averages."""
 BLOCK_COMPARISONS = 8192
-"""of scores at a time, by one block of threads"""
+"""Pairs of scores that one block of threads compares at a time."""
 WARP = 32
-"""threads"""
+"""Threads of a warp."""
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-"""whether Triton runs kernels on the CPU"""
+"""Whether Triton interprets kernels on the CPU."""
 _works: dict[torch.device, bool] = {}
-"""devices that have been tried"""
+"""Devices that have been tried, and whether the kernels work there."""
 
 
 def is_available(device: torch.device) -> bool:
     """Whether the kernels work on a device.
 
-    A GPU is tried once, on a few numbers, for which the host waits; `patch` sees to it. While a
-    CUDA graph is recorded nobody may wait: a GPU not tried before then counts as unable. On a CPU
-    the kernels are for tests alone, in Triton's interpreter (TRITON_INTERPRET=1).
+    A GPU is tried once, on a few keys. The host waits for the result, so `patch` does it before the
+    first forward. While a CUDA graph is recorded the host must not wait: a GPU that has not been
+    tried by then counts as one where the kernels do not work. On a CPU the kernels run in Triton's
+    interpreter (TRITON_INTERPRET=1), for tests alone.
     """
     if device.type != "cuda":
         return device.type == "cpu" and INTERPRETED and _kernels() is not None
@@ -62,9 +63,9 @@ def is_available(device: torch.device) -> bool:
 
 @cache
 def _kernels() -> Any:
-    """`rapid_core.matching.kernels`, or None without Triton, as in builds of PyTorch for the CPU.
+    """`rapid_core.matching.kernels`, or None where Triton is not installed.
 
-    Imported when it is first wanted: this library needs no Triton where there is no GPU.
+    The import waits for the first use: where there is no GPU, this library needs no Triton.
     """
     try:
         return import_module("rapid_core.matching.kernels")
@@ -73,9 +74,9 @@ def _kernels() -> Any:
 
 
 def can_match(keys: Tensor) -> bool:
-    """Whether the kernels take these keys (B, H, N, D); what they do not is left to PyTorch.
+    """Whether the kernels can take these keys (B, H, N, D).
 
-    While PyTorch compiles or traces they do not: a compiler fuses its steps itself.
+    They are not used while PyTorch compiles or traces: a compiler fuses PyTorch's steps itself.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
@@ -117,7 +118,7 @@ def best_match(
         weight: λ.
 
     Returns:
-        (B, S), float32, and (B, S), in 0 ... T - 1, the first of equal ones.
+        (B, S), float32, and (B, S), in 0 ... T - 1; of equal destinations the first.
     """
     unit = _unit_keys(keys, num_prefix_tokens)
     B, n, _ = unit.shape
@@ -140,7 +141,7 @@ def plan_prune(
     num_tokens: int,
     num_prefix_tokens: int,
 ) -> PrunePlan:
-    """`selection.plan_prune`, number for number, of contiguous scores (B, S)."""
+    """Exactly `selection.plan_prune`, for contiguous scores (B, S)."""
     keep_idx = _empty_indices(score, num_tokens - num_removed)
     counts = (num_tokens - num_prefix_tokens, num_prefix_tokens, num_removed)
     _launch_plan(score, tie_break, None, (keep_idx, None, None), counts)
@@ -155,7 +156,7 @@ def plan_merge(
     num_tokens: int,
     num_prefix_tokens: int,
 ) -> MergePlan:
-    """`selection.plan_merge`, number for number, of contiguous scores (B, S)."""
+    """Exactly `selection.plan_merge`, for contiguous scores (B, S)."""
     keep_idx = _empty_indices(score, num_tokens - num_removed)
     src_idx, dst_idx = _empty_indices(score, num_removed), _empty_indices(score, num_removed)
     counts = (num_tokens - num_prefix_tokens, num_prefix_tokens, num_removed)
@@ -188,7 +189,7 @@ def _unit_keys(keys: Tensor, num_prefix_tokens: int) -> Tensor:
 
 
 def _launch_tiles(kernel: Any, unit: Tensor, *arguments: Tensor | float | None) -> None:
-    """Start a kernel that takes similarities of unit keys (B, n, D), tile by tile."""
+    """Start a kernel that computes similarities of unit keys (B, n, D), tile by tile."""
     B, n, D = unit.shape
     _launch(
         kernel,
@@ -210,13 +211,15 @@ def _launch_plan(
     found: tuple[Tensor, Tensor | None, Tensor | None],
     counts: tuple[int, int, int],
 ) -> None:
-    """A thread for each destination; few sizes, as Triton compiles the kernel for each of them.
+    """Start the kernel that writes a plan, with at least one thread for each destination.
+
+    The number of threads is a power of two: Triton compiles the kernel once for each number.
 
     Args:
         score: (B, S).
-        tie_break: (B, S), to prune.
-        destination: (B, S), to merge.
-        found: what is written: `keep_idx`; to merge, `src_idx` and `dst_idx`, too.
+        tie_break: (B, S), for a prune plan; else None.
+        destination: (B, S), for a merge plan; else None.
+        found: the tensors to write: `keep_idx`; for a merge plan, also `src_idx` and `dst_idx`.
         counts: n, P and R.
     """
     num_patches, num_prefix_tokens, _ = counts
@@ -234,7 +237,7 @@ def _launch_plan(
 def _launch(
     kernel: Any, grid: tuple[int, int], *arguments: Tensor | float | None, **constants: float
 ) -> None:
-    """Start a kernel on the device of its first argument, whatever the current device is."""
+    """Start a kernel on the device of its first argument, not on the current device."""
     assert isinstance(arguments[0], Tensor)
     device = arguments[0].device
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
@@ -250,7 +253,7 @@ def _empty_indices(score: Tensor, num_indices: int) -> Tensor:
 
 
 def _try(device: torch.device) -> bool:
-    """Whether four keys, of which the last two are equal, are matched as they should be."""
+    """Whether the kernels match four keys correctly; the last two keys are equal."""
     counts: dict[str, Any] = {"num_removed": 1, "num_tokens": 4, "num_prefix_tokens": 0}
     try:
         keys = torch.eye(3, 16, device=device)[None, None, [0, 1, 2, 2]]
@@ -259,7 +262,7 @@ def _try(device: torch.device) -> bool:
         expected = torch.tensor([[1, 0, 2]], device=device)
         if not torch.equal(prune.keep_idx, expected) or not torch.equal(merge.keep_idx, expected):
             raise RuntimeError("they give wrong results")
-    except Exception as error:  # noqa: BLE001 - whatever it is, PyTorch can do the work instead
+    except Exception as error:  # noqa: BLE001 - whatever fails, PyTorch can match instead
         logger.warning("fused kernels do not work on %s, so PyTorch matches: %s", device, error)
         return False
     return True

@@ -1,4 +1,4 @@
-"""The kernels of `fused.py`, in Triton, which not everybody has."""
+"""The Triton kernels of `fused.py`. No other file imports Triton: it is not always installed."""
 
 # ruff: noqa: PLR0913 - kernels take every pointer, stride and size on its own
 from collections.abc import Callable
@@ -8,12 +8,12 @@ import triton
 import triton.language as tl
 
 COUNTS = ("num_patches", "num_prefix_tokens", "num_removed", "importance_stride")
-"""arguments of kernels that change from block to block and from tier to tier; Triton would compile
-a kernel again for some of their values"""
+"""Arguments that change from block to block and from schedule to schedule. Triton would compile a
+kernel again for some of their values, unless told not to."""
 
 
 def _kernel(function: Callable[..., Any]) -> Any:
-    """Let Triton compile a function when it is first called."""
+    """A function that Triton compiles when it is first called."""
     return triton.jit(function, do_not_specialize=COUNTS)
 
 
@@ -33,7 +33,10 @@ def write_unit_keys(
     block_patches: tl.constexpr,
     block_dim: tl.constexpr,
 ) -> None:
-    """One block of threads: some patches of one image."""
+    """Write the mean key of each patch, scaled to length 1.
+
+    One block of threads takes some patches of one image.
+    """
     image = tl.program_id(0).to(tl.int64)
     patch = tl.program_id(1) * block_patches + tl.arange(0, block_patches)
     column = tl.arange(0, block_dim)
@@ -60,7 +63,7 @@ def _similarities(
     head_dim: tl.constexpr,
     block_dim: tl.constexpr,
 ) -> tl.tensor:
-    """A tile of `scoring.similarity`; 0 where there is no such source or destination."""
+    """A tile of `scoring.similarity`; 0 where the source or the destination does not exist."""
     row, other_row = 2 * source + 1, 2 * destination
     tile = tl.zeros((source.shape[0], destination.shape[0]), tl.float32)
     for first in range(0, head_dim, block_dim):
@@ -91,7 +94,10 @@ def write_redundancy(
     block_destinations: tl.constexpr,
     block_dim: tl.constexpr,
 ) -> None:
-    """One block of threads: some sources of one image, all its destinations one tile at a time."""
+    """Write the redundancy and the mean similarity of each source.
+
+    One block of threads takes some sources of one image, and all its destinations tile by tile.
+    """
     image = tl.program_id(0).to(tl.int64)
     source = tl.program_id(1) * block_sources + tl.arange(0, block_sources)
     num_sources = num_patches // 2
@@ -103,7 +109,7 @@ def write_redundancy(
         destination = first + tl.arange(0, block_destinations)
         tile = _similarities(unit, source, destination, num_patches, head_dim, block_dim)
         total += tile
-        # Not `maximum`, which forgets NaN.
+        # Triton's `maximum` would lose NaN.
         tile = tl.where(tile <= threshold, 0.0, tile - threshold)
         excess += tl.where((destination < num_destinations)[None, :], tile, 0.0)
     place = image * num_sources + source
@@ -126,7 +132,10 @@ def write_best_match(
     block_destinations: tl.constexpr,
     block_dim: tl.constexpr,
 ) -> None:
-    """One block of threads: some sources of one image, all its destinations one tile at a time."""
+    """Write the merge score and the best destination of each source.
+
+    One block of threads takes some sources of one image, and all its destinations tile by tile.
+    """
     image = tl.program_id(0).to(tl.int64)
     source = tl.program_id(1) * block_sources + tl.arange(0, block_sources)
     num_sources = num_patches // 2
@@ -137,7 +146,7 @@ def write_best_match(
     for first in range(0, num_destinations, block_destinations):
         destination = first + tl.arange(0, block_destinations)
         tile = _similarities(unit, source, destination, num_patches, head_dim, block_dim)
-        # NaN is the highest of all, as it is for argmax; similarities are never infinite.
+        # NaN is the highest, as for argmax. Infinity stands for it: no similarity is infinite.
         tile = tl.where(tile == tile, tile, float("inf"))
         tile = tl.where((destination < num_destinations)[None, :], tile, float("-inf"))
         highest, index = tl.max(
@@ -157,13 +166,13 @@ def write_best_match(
 
 @_kernel
 def _higher(a: tl.tensor, b: tl.tensor) -> tl.tensor:
-    """As PyTorch sorts: NaN is higher than any number."""
+    """Whether a > b in the order of PyTorch's sort: NaN is higher than any number."""
     return (a > b) | ((a != a) & (b == b))
 
 
 @_kernel
 def _equal(a: tl.tensor, b: tl.tensor) -> tl.tensor:
-    """As PyTorch sorts: NaN equals NaN."""
+    """Whether a = b in the order of PyTorch's sort: NaN equals NaN."""
     return (a == b) | ((a != a) & (b != b))
 
 
@@ -175,10 +184,10 @@ def _ranks(
     block: tl.constexpr,
     block_others: tl.constexpr,
 ) -> tl.tensor:
-    """How many sources go before each one.
+    """How many sources go before each source.
 
-    Those with a higher score; of equal ones those with a higher tie-break; of these equal too,
-    those with a lower index.
+    A source with a higher score goes first; of equal scores, the one with the higher tie-break; of
+    equal tie-breaks, the one with the lower index.
     """
     index = tl.arange(0, block)
     mine = tl.load(score + index, mask=index < num_sources, other=0.0)[:, None]
@@ -213,7 +222,10 @@ def write_plan(
     block: tl.constexpr,
     block_others: tl.constexpr,
 ) -> None:
-    """One block of threads: one image. Without a tie-break None, without destinations too."""
+    """Write the plan of one image with one block of threads.
+
+    To prune, `destination`, `src_idx` and `dst_idx` are None; to merge, `tie_break` is None.
+    """
     image = tl.program_id(0).to(tl.int64)
     num_sources = num_patches // 2
     num_destinations = num_patches - num_sources

@@ -1,7 +1,7 @@
-"""From scores to index plans: which tokens stay, which go, and where to.
+"""From scores to index plans: the tokens with the highest scores go.
 
-After a reduction the tokens stand in this order: prefix tokens, the sources that stay, in order,
-then all destinations, in order. So the next block's split into odd and even is well defined.
+After matching, the tokens stand in this order: prefix tokens, the sources that stay, in order, then
+all destinations, in order. So the next block's split into odd and even positions is well defined.
 """
 
 import torch
