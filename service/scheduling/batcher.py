@@ -127,11 +127,11 @@ class Batcher(Generic[K]):
     @property
     def backlog_s(self) -> float:
         """Forecast of the seconds until all that is inside has been computed."""
-        return self._scheduler.backlog_s(self._clock())
+        return self._scheduler.outlook.backlog_s(self._clock())
 
     def expected_wait_s(self, lane: K, num_images: int, due: float) -> float:
         """Forecast for images that came now: seconds until all of them are answered."""
-        return self._scheduler.expected_wait_s(lane, num_images, due, self._clock())
+        return self._scheduler.outlook.wait_s(lane, num_images, due, self._clock())
 
     async def run(self) -> None:
         """Compute batches until cancelled; whatever still waits then is told so.

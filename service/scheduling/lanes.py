@@ -7,7 +7,7 @@ ever reaches somebody else's image.
 import asyncio
 import heapq
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -90,6 +90,10 @@ class Lanes(Generic[K]):
         """Images that wait."""
         return sum(map(len, self._jobs.values()))
 
+    def items(self) -> Iterable[tuple[K, list[Job]]]:
+        """Each lane with the jobs that wait in it, in no order."""
+        return self._jobs.items()
+
     def put(self, lane: K, job: Job) -> None:
         """Let a job wait in its lane."""
         heapq.heappush(self._jobs.setdefault(lane, []), job)
@@ -168,36 +172,6 @@ class Lanes(Generic[K]):
         self._jobs.clear()
         return jobs
 
-    @property
-    def expected_all_s(self) -> float:
-        """Forecast for everything that waits."""
-        return sum(self._lane_s(lane, len(jobs)) for lane, jobs in self._jobs.items())
-
-    def next_size(self, lane: K, num_images: int) -> int:
-        """Images in the next batch of a lane to which so many come."""
-        return min(self.max_batch_size, num_images + len(self._jobs.get(lane, [])))
-
-    def expected_ahead_s(self, lane: K, num_images: int, due: float, *, is_busy: bool) -> float:
-        """Forecast for images that came now and all that goes before them, on the whole device.
-
-        Args:
-            lane: of the images.
-            num_images: how many.
-            due: when they should be answered.
-            is_busy: whether a batch is running.
-        """
-        size = self.max_batch_size
-        seconds = 0.0
-        for other, jobs in {lane: [], **self._jobs}.items():
-            ours = num_images if other == lane else 0
-            earlier = ours + sum(job.due <= due for job in jobs)
-            # Less urgent images ride along in the batches of the urgent ones, and where a lane is
-            # longer than a batch, others will have come by the time that ours is formed.
-            full = math.ceil(earlier / size) * size
-            is_filling = ours and earlier > size and is_busy
-            seconds += self._lane_s(other, full if is_filling else min(ours + len(jobs), full))
-        return seconds
-
     def _keep(self, lane: K, is_kept: Callable[[Job], bool]) -> None:
         jobs = self._jobs.get(lane, [])
         kept = [job for job in jobs if is_kept(job)]
@@ -228,9 +202,3 @@ class Lanes(Generic[K]):
             is_draining=is_draining,
         )
         return _Candidate(wait_s, jobs[0].due, slack_s, batch_s, Next(lane, reason, wait_s))
-
-    def _lane_s(self, lane: K, num_images: int) -> float:
-        """Forecast for so many images of one lane."""
-        full, rest = divmod(num_images, self.max_batch_size)
-        full_s = full * self._expected_s(lane, self.max_batch_size) if full else 0.0
-        return full_s + (self._expected_s(lane, rest) if rest else 0.0)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from service.scheduling.lanes import Job, Lanes
+from service.scheduling.outlook import Outlook
 from service.scheduling.policy import BatchPolicy, Part, SpareTime
 from service.scheduling.running import Batch, RunningBatches
 
@@ -51,13 +52,12 @@ class Scheduler(Generic[K]):
         """
         self.policy = policy
         self.running: RunningBatches[K] = RunningBatches(expected_s)
-        self._expected_s = expected_s
+        self._lanes: Lanes[K] = Lanes(policy, expected_s)
         self._spare_time = spare_time or SpareTime()
         self._observe = observe
-        self._caution = caution
-        self._lanes: Lanes[K] = Lanes(policy, expected_s)
+        self.outlook: Outlook[K] = Outlook(policy, self._lanes, self.running, expected_s, caution)
+        """what is to be expected"""
         self._spare: deque[tuple[K, Job]] = deque()
-        self._num_coming = 0
         self._is_draining = False
         self._num_fitting = 0
         self._answered_at = -math.inf
@@ -82,7 +82,7 @@ class Scheduler(Generic[K]):
 
     def coming(self, change: int) -> None:
         """So many more images, or fewer, are being decoded and will be put soon."""
-        self._num_coming += change
+        self.outlook.num_coming += change
 
     def drain(self) -> None:
         """No further image will come: nothing waits for company any more."""
@@ -106,7 +106,9 @@ class Scheduler(Generic[K]):
             now: the time.
             free_since: when the stream became free.
         """
-        part = self.policy.part(self.running.threads_taken, self.num_waiting, self._num_coming)
+        part = self.policy.part(
+            self.running.threads_taken, self.num_waiting, self.outlook.num_coming
+        )
         if part is None:
             return math.inf
         self._lanes.defer_late(now, part)
@@ -154,31 +156,6 @@ class Scheduler(Generic[K]):
                 self._lanes.put(batch.lane, job)
         return True
 
-    def backlog_s(self, now: float) -> float:
-        """Forecast of the seconds until all that is inside has been computed."""
-        return self.running.rest_s(now) + self._lanes.expected_all_s
-
-    def expected_wait_s(self, lane: K, num_images: int, due: float, now: float) -> float:
-        """Forecast for images that came now: seconds until all of them are answered.
-
-        The forecast adds up the rest of the running batches, what goes first in other lanes, and
-        their own lane's batches, the last of which has one stream only unless all are free. What
-        is still being decoded goes first, too; its lanes are not known and do not matter much.
-        """
-        wait_s = self._wait_s(lane, num_images, due, now)
-        if self._num_coming:
-            wait_s += self._num_coming * self._expected_s(lane, 1)
-        return self._caution() * wait_s
-
-    def _wait_s(self, lane: K, num_images: int, due: float, now: float) -> float:
-        taken = self.running.threads_taken
-        ahead_s = self._lanes.expected_ahead_s(lane, num_images, due, is_busy=bool(taken))
-        if self.num_waiting == 0 and self.policy.part(taken, num_images) is not None:
-            return ahead_s / (1 - sum(taken) / self.policy.num_threads)
-        slower = self.policy.num_streams - 1
-        last_s = slower * self._expected_s(lane, self._lanes.next_size(lane, num_images))
-        return self.running.rest_s(now) + ahead_s + last_s
-
     def _company_comes(self, now: float) -> bool:
         """Whether waiting a little gathers images and leaves little idle meanwhile.
 
@@ -189,9 +166,9 @@ class Scheduler(Generic[K]):
         num_running = self.running.num_images
         if self.policy.num_streams == 1 or num_running == 0:
             return False
-        num_inside = self.num_waiting + self._num_coming + num_running
+        num_inside = self.num_waiting + self.outlook.num_coming + num_running
         share = math.ceil(num_inside / self.policy.num_streams)
-        they_come = self._num_coming > 0 or now - self._answered_at < TURNAROUND_S
+        they_come = self.outlook.num_coming > 0 or now - self._answered_at < TURNAROUND_S
         return they_come and self.num_waiting < share
 
     def _next_spare(self, now: float, part: Part) -> Batch[K] | float:

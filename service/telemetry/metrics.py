@@ -25,6 +25,51 @@ BY_TIER = ("model", "tier")
 BY_PROBE = ("model", "method", "tier")
 
 
+class AccuracyMetrics:
+    """What is learnt of the answers' accuracy."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        counter = partial(Counter, registry=registry)
+        gauge = partial(Gauge, registry=registry)
+        self.probe_accuracy = gauge(
+            "rapid_probe_accuracy_ratio",
+            "Share of the probe pictures whose label was among the k best answers.",
+            (*BY_PROBE, "k"),
+        )
+        self.probe_agreement = gauge(
+            "rapid_probe_agreement_ratio",
+            "Share of the probe pictures with the unreduced model's best answer.",
+            BY_PROBE,
+        )
+        self.probe_baseline = gauge(
+            "rapid_probe_baseline_accuracy_ratio",
+            "The same as `rapid probe --baseline` measured when the model was known to be good.",
+            (*BY_PROBE, "k"),
+        )
+        self.probe_samples = counter(
+            "rapid_probe_samples_total", "Probe pictures classified.", BY_PROBE
+        )
+        self.probe_last_success = gauge(
+            "rapid_probe_last_success_timestamp_seconds",
+            "Unix time at which a probe of all tiers was last completed.",
+            ("model",),
+        )
+        self.probe_interval = gauge(
+            "rapid_probe_interval_seconds", "Setting: from one probe to the next; 0: never."
+        )
+        self.shadow_samples = counter(
+            "rapid_shadow_samples_total",
+            "Answers to clients that were compared with the unreduced model's.",
+            BY_PROBE,
+        )
+        self.shadow_agreement = counter(
+            "rapid_shadow_agreement_total", "Those of them with the same best label.", BY_PROBE
+        )
+        self.shadow_dropped = counter(
+            "rapid_shadow_dropped_total", "Answers not compared, as the device had no spare time."
+        )
+
+
 class Metrics:
     """The metrics of one service, on a registry of their own."""
 
@@ -35,7 +80,7 @@ class Metrics:
         PlatformCollector(registry=registry)
         self._count_requests(registry)
         self._count_batches(registry)
-        self._count_probes(registry)
+        self.accuracy = AccuracyMetrics(registry)
         self._describe_process(registry)
 
     def _count_requests(self, registry: CollectorRegistry) -> None:
@@ -118,47 +163,6 @@ class Metrics:
         )
         self.brownout_level = gauge(
             "rapid_brownout_level", "Tiers by which requests that allow it are lowered."
-        )
-
-    def _count_probes(self, registry: CollectorRegistry) -> None:
-        counter = partial(Counter, registry=registry)
-        gauge = partial(Gauge, registry=registry)
-        self.probe_accuracy = gauge(
-            "rapid_probe_accuracy_ratio",
-            "Share of the probe pictures whose label was among the k best answers.",
-            (*BY_PROBE, "k"),
-        )
-        self.probe_agreement = gauge(
-            "rapid_probe_agreement_ratio",
-            "Share of the probe pictures with the unreduced model's best answer.",
-            BY_PROBE,
-        )
-        self.probe_baseline = gauge(
-            "rapid_probe_baseline_accuracy_ratio",
-            "The same as `rapid probe --baseline` measured when the model was known to be good.",
-            (*BY_PROBE, "k"),
-        )
-        self.probe_samples = counter(
-            "rapid_probe_samples_total", "Probe pictures classified.", BY_PROBE
-        )
-        self.probe_last_success = gauge(
-            "rapid_probe_last_success_timestamp_seconds",
-            "Unix time at which a probe of all tiers was last completed.",
-            ("model",),
-        )
-        self.probe_interval = gauge(
-            "rapid_probe_interval_seconds", "Setting: from one probe to the next; 0: never."
-        )
-        self.shadow_samples = counter(
-            "rapid_shadow_samples_total",
-            "Answers to clients that were compared with the unreduced model's.",
-            BY_PROBE,
-        )
-        self.shadow_agreement = counter(
-            "rapid_shadow_agreement_total", "Those of them with the same best label.", BY_PROBE
-        )
-        self.shadow_dropped = counter(
-            "rapid_shadow_dropped_total", "Answers not compared, as the device had no spare time."
         )
 
     def _describe_process(self, registry: CollectorRegistry) -> None:

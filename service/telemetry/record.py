@@ -26,7 +26,7 @@ from service.telemetry.events import (
     ProbeDone,
     TierMeasured,
 )
-from service.telemetry.metrics import Metrics
+from service.telemetry.metrics import AccuracyMetrics, Metrics
 from service.telemetry.model_statistics import ModelStatistics
 from service.tiers import TIERS
 
@@ -42,7 +42,7 @@ MEDIA_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 class AccuracyRecord:
     """Takes what is learnt of the answers' accuracy. Used from the event loop only."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: AccuracyMetrics) -> None:
         self._metrics = metrics
 
     def probes_begin(self, interval_s: float) -> None:
@@ -92,7 +92,7 @@ class Record:
 
     def __init__(self) -> None:
         self._metrics = Metrics(CollectorRegistry())
-        self.accuracy = AccuracyRecord(self._metrics)
+        self.accuracy = AccuracyRecord(self._metrics.accuracy)
         self._statistics: defaultdict[str, ModelStatistics] = defaultdict(ModelStatistics)
         self._statuses: tuple[int, ...] = ()
         for phase in PHASES:

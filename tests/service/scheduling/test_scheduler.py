@@ -100,7 +100,7 @@ def test_a_busy_device_starts_nothing_and_an_ended_batch_frees_it() -> None:
     assert isinstance(first, Batch)
     assert scheduler.next(0.01, free_since=0.0) == NEVER
     assert scheduler.running.longest_s(0.04) == pytest.approx(0.04)
-    assert scheduler.backlog_s(0.04) == pytest.approx(0.06 + IMAGE_S)
+    assert scheduler.outlook.backlog_s(0.04) == pytest.approx(0.06 + IMAGE_S)
     scheduler.ended(first, 0.1)
     assert numbers(scheduler.next(0.1, free_since=0.1)) == [1]
     assert scheduler.num_waiting == 0
@@ -225,6 +225,6 @@ def test_what_is_computed_is_observed_in_seconds_of_the_whole_device() -> None:
     assert seen == [("a", 2, pytest.approx(0.3))]
     scheduler.ended(batch, 0.6)
     scheduler.clear()
-    assert scheduler.expected_wait_s("a", 1, NEVER, 0.6) == pytest.approx(2.0 * IMAGE_S)
+    assert scheduler.outlook.wait_s("a", 1, NEVER, 0.6) == pytest.approx(2.0 * IMAGE_S)
     scheduler.coming(3)
-    assert scheduler.expected_wait_s("a", 1, NEVER, 0.6) == pytest.approx(2.0 * 4 * IMAGE_S)
+    assert scheduler.outlook.wait_s("a", 1, NEVER, 0.6) == pytest.approx(2.0 * 4 * IMAGE_S)

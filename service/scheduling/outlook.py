@@ -1,0 +1,94 @@
+"""What is to be expected: how long the work inside will take, and a new image will wait."""
+
+import math
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from service.scheduling.lanes import Lanes
+from service.scheduling.policy import BatchPolicy
+from service.scheduling.running import RunningBatches
+
+K = TypeVar("K")
+
+
+class Outlook(Generic[K]):
+    """Forecasts over what waits and what runs. Times are seconds on the scheduler's clock."""
+
+    def __init__(
+        self,
+        policy: BatchPolicy,
+        lanes: Lanes[K],
+        running: RunningBatches[K],
+        expected_s: Callable[[K, int], float],
+        caution: Callable[[], float],
+    ) -> None:
+        """Look at a scheduler's state.
+
+        Args:
+            policy: how the device is shared.
+            lanes: what waits.
+            running: what is being computed.
+            expected_s: forecast for a batch of so many images of a lane on the whole device.
+            caution: factor, at least 1, from a forecast to a time that most work keeps.
+        """
+        self.num_coming = 0
+        """images that are being decoded"""
+        self._policy = policy
+        self._lanes = lanes
+        self._running = running
+        self._expected_s = expected_s
+        self._caution = caution
+
+    def backlog_s(self, now: float) -> float:
+        """Forecast of the seconds until all that is inside has been computed."""
+        waiting_s = sum(self._lane_s(lane, len(jobs)) for lane, jobs in self._lanes.items())
+        return self._running.rest_s(now) + waiting_s
+
+    def wait_s(self, lane: K, num_images: int, due: float, now: float) -> float:
+        """Forecast for images that came now: seconds until all of them are answered.
+
+        The forecast adds up the rest of the running batches, what goes first in other lanes, and
+        their own lane's batches, the last of which has one stream only unless all are free. What
+        is still being decoded goes first, too; its lanes are not known and do not matter much.
+
+        Args:
+            lane: of the images.
+            num_images: how many.
+            due: when they should be answered.
+            now: the time.
+        """
+        seconds = self._without_caution_s(lane, num_images, due, now)
+        if self.num_coming:
+            seconds += self.num_coming * self._expected_s(lane, 1)
+        return self._caution() * seconds
+
+    def _without_caution_s(self, lane: K, num_images: int, due: float, now: float) -> float:
+        taken = self._running.threads_taken
+        ahead_s = self._ahead_s(lane, num_images, due, is_busy=bool(taken))
+        if self._lanes.num_waiting == 0 and self._policy.part(taken, num_images) is not None:
+            return ahead_s / (1 - sum(taken) / self._policy.num_threads)
+        own_lane = dict(self._lanes.items()).get(lane, [])
+        last_size = min(self._lanes.max_batch_size, num_images + len(own_lane))
+        last_s = (self._policy.num_streams - 1) * self._expected_s(lane, last_size)
+        return self._running.rest_s(now) + ahead_s + last_s
+
+    def _ahead_s(self, lane: K, num_images: int, due: float, *, is_busy: bool) -> float:
+        """Forecast for images that came now and all that goes before them, on the whole device."""
+        size = self._lanes.max_batch_size
+        seconds = 0.0
+        for other, jobs in {lane: [], **dict(self._lanes.items())}.items():
+            ours = num_images if other == lane else 0
+            earlier = ours + sum(job.due <= due for job in jobs)
+            # Less urgent images ride along in the batches of the urgent ones, and where a lane is
+            # longer than a batch, others will have come by the time that ours is formed.
+            full = math.ceil(earlier / size) * size
+            is_filling = ours and earlier > size and is_busy
+            seconds += self._lane_s(other, full if is_filling else min(ours + len(jobs), full))
+        return seconds
+
+    def _lane_s(self, lane: K, num_images: int) -> float:
+        """Forecast for so many images of one lane."""
+        size = self._lanes.max_batch_size
+        full, rest = divmod(num_images, size)
+        full_s = full * self._expected_s(lane, size) if full else 0.0
+        return full_s + (self._expected_s(lane, rest) if rest else 0.0)
