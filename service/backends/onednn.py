@@ -9,6 +9,7 @@ Source: docs/decisions/0009.
 
 import copy
 from collections.abc import Callable, Container
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -196,13 +197,28 @@ def in_pieces(
     return found.view(*x.shape[:-1], num_outputs)
 
 
+@cache
 def is_available() -> bool:
-    """Whether this build of PyTorch has what is needed."""
+    """Whether this build of PyTorch has oneDNN's private operators, and they compute as expected.
+
+    The operators are private to PyTorch, so a later version may change what they do.
+    """
     return (
         torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and hasattr(ONE_DNN, "_linear_pointwise")
         and hasattr(QUANTIZED, "qlinear_pointwise")
+        and _computes_as_expected()
     )
+
+
+def _computes_as_expected() -> bool:
+    rows = torch.linspace(-1, 1, 128).view(8, 16)
+    linear = nn.Linear(16, 4).requires_grad_(requires_grad=False)
+    try:
+        found = PackedLinear(linear, "float32", with_gelu=True)(rows)
+    except (RuntimeError, TypeError):  # not the arguments that the operators take now
+        return False
+    return torch.allclose(found, F.gelu(linear(rows)), atol=1e-5)
 
 
 def pack(model: Any, precision: Precision) -> None:

@@ -43,11 +43,9 @@ class Scheduler(Generic[K]):
 
         Args:
             policy: when a lane becomes a batch, and what it gets of the device.
-            expected_s: forecast for a batch of so many images of a lane on the whole device, in
-                seconds.
+            expected_s: forecast for a batch of so many images of a lane on the whole device.
             spare_time: when the device may do work that no client waits for.
-            observe: told of each batch that was computed: its lane, its number of images, and the
-                seconds that the whole device would have needed.
+            observe: told of each batch: lane, number of images, seconds of the whole device.
             caution: factor, at least 1, from a forecast to a time that most work keeps.
         """
         self.policy = policy
@@ -85,7 +83,7 @@ class Scheduler(Generic[K]):
         self.outlook.num_coming += change
 
     def drain(self) -> None:
-        """No further image will come: nothing waits for company any more."""
+        """No further image will come: nothing waits for others any more."""
         self._is_draining = True
 
     def take_expired(self, now: float) -> list[Job]:
@@ -100,12 +98,7 @@ class Scheduler(Generic[K]):
         return [*running, *self._lanes.clear(), *spare]
 
     def next(self, now: float, free_since: float) -> Batch[K] | float:
-        """Start the next batch on a free stream; or the seconds until there may be one.
-
-        Args:
-            now: the time.
-            free_since: when the stream became free.
-        """
+        """Start a batch on a stream that is free since then; or seconds until there may be one."""
         part = self.policy.part(
             self.running.threads_taken, self.num_waiting, self.outlook.num_coming
         )
@@ -143,8 +136,7 @@ class Scheduler(Generic[K]):
     def split(self, batch: Batch[K]) -> bool:
         """Put a batch that did not fit back, and form none larger than its half from now on.
 
-        Returns:
-            False if it holds a single image, which cannot be split.
+        False if the batch holds a single image, which cannot be split.
         """
         self._num_fitting = 0
         if len(batch.jobs) == 1:
@@ -159,9 +151,8 @@ class Scheduler(Generic[K]):
     def _company_comes(self, now: float) -> bool:
         """Whether waiting a little gathers images and leaves little idle meanwhile.
 
-        Where batches run beside each other, images are decoded on the same cores. A device that
-        has nothing to do does not wait, nor does a stream that has its share of all images that
-        are inside. Clients that were just answered may come back at once.
+        A device that has nothing to do does not wait, nor does a stream that has its share of all
+        images inside. Clients that were just answered may come back at once.
         """
         num_running = self.running.num_images
         if self.policy.num_streams == 1 or num_running == 0:

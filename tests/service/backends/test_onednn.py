@@ -262,3 +262,17 @@ def test_what_is_not_to_be_had_is_said(
 ) -> None:
     with pytest.raises(SettingsError, match=says):
         choose(device, backend, precision)  # type: ignore[arg-type]
+
+
+def test_operators_that_compute_something_else_are_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    product = onednn.PackedLinear.forward
+    assert onednn._computes_as_expected()
+    monkeypatch.setattr(onednn.PackedLinear, "forward", lambda self, x: product(self, x) + 0.01)
+    assert not onednn._computes_as_expected()
+    monkeypatch.setattr(onednn, "ONE_DNN", object())
+    monkeypatch.setattr(
+        onednn.PackedLinear, "__init__", lambda *_, **__: torch.ops.mkldnn._linear_pointwise()
+    )
+    assert not onednn._computes_as_expected()
