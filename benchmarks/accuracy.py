@@ -16,8 +16,7 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,36 +28,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 import rapid_core
-from benchmarks import environment
-from benchmarks.core import Candidate, scaled_r, table
-from benchmarks.tiers import load_probe
-from benchmarks.timing import median_speed, time_rounds
-from service.images.decode import InputSpec, decode
+from benchmarks.measure import environment, tables
+from benchmarks.measure.candidates import Candidate, scaled_r
+from benchmarks.measure.pictures import BUNDLED, PROBE, Batches
+from benchmarks.measure.published import PUBLISHED
+from benchmarks.measure.timing import median_speed, time_rounds
 from service.models import timm_models
-from service.models.timm_models import BUNDLED_MODELS, LoadedModel
 
-BUNDLED = "everyday-vit-s14"
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-SUFFIXES = {".jpeg", ".jpg", ".png", ".webp"}
-
-PUBLISHED: dict[str, dict[str, dict[int, tuple[float, int]]]] = {
-    "vit_base_patch16_224.augreg2_in21k_ft_in1k": {
-        "dense": {0: (85.11, 1661)},
-        "rapid": {11: (84.61, 2656), 14: (84.17, 3053), 17: (82.83, 3495), 20: (77.54, 3930)},
-        "tome": {11: (84.13, 2688), 14: (83.41, 3098), 17: (81.30, 3544), 20: (73.25, 3987)},
-        "tofu": {11: (84.25, 2714), 14: (83.72, 3127), 17: (82.02, 3587), 20: (75.26, 4038)},
-    },
-    "deit_base_patch16_224.fb_in1k": {
-        "dense": {0: (81.97, 1938)},
-        "rapid": {11: (81.25, 2653), 14: (80.52, 3052), 17: (78.77, 3492), 20: (72.03, 3926)},
-        "tome": {11: (80.59, 2693), 14: (79.42, 3104), 17: (76.38, 3553), 20: (66.47, 3998)},
-        "tofu": {11: (80.98, 2710), 14: (80.23, 3128), 17: (78.24, 3586), 20: (71.03, 4038)},
-    },
-}
-"""Top-1 in percent and img/s on one RTX 4090 with float16 autocast and batch 64, of ImageNet-1K.
-
-Source: RAPID (arXiv 2606.08156), Table 1; its ToFu is that paper's own re-implementation.
-"""
 
 
 @dataclass
@@ -104,11 +81,13 @@ def main() -> None:
         for r in arguments.r or scaled_r(model):
             module = rapid_core.patch(model, r=r, method=method)
             candidates.append(Candidate(method, r, module, rapid_core.macs(module)))
-    batches = Batches(loaded, arguments)
+    batches = Batches(
+        loaded, arguments.data, batch_size=arguments.batch_size, limit=arguments.limit
+    )
     rows, timed = evaluate(candidates, batches, torch.device(arguments.device), arguments.amp)
     add_speed(rows, candidates, timed, arguments)
     add_published(rows, name)
-    print(table([asdict(row) for row in rows], list(Row.__annotations__)), file=sys.stderr)
+    print(tables.of([asdict(row) for row in rows], list(Row.__annotations__)), file=sys.stderr)
     if arguments.csv:
         write_csv(rows, arguments.csv)
     if arguments.png:
@@ -127,7 +106,7 @@ def main() -> None:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=BUNDLED, help="a bundled model, folder or timm name")
-    parser.add_argument("--data", type=Path, default=BUNDLED_MODELS / BUNDLED / "probe")
+    parser.add_argument("--data", type=Path, default=PROBE)
     parser.add_argument("--methods", nargs="+", choices=rapid_core.METHODS, metavar="METHOD")
     parser.add_argument("--r", nargs="+", type=int, help="default: the papers', scaled")
     parser.add_argument("--limit", type=int, help="number of pictures, spread evenly over all")
@@ -140,71 +119,6 @@ def _parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     arguments.methods = arguments.methods or list(rapid_core.METHODS)
     return arguments
-
-
-class Batches:
-    """Labelled pictures, one batch after the other: (pixels (B, 3, H, W), labels (B,))."""
-
-    def __init__(self, loaded: LoadedModel, arguments: argparse.Namespace) -> None:
-        """List the pictures of a folder; a small labelled set is decoded at once.
-
-        Raises:
-            SystemExit: the folder does not fit the model.
-        """
-        self._batch_size: int = arguments.batch_size
-        self._spec = InputSpec(loaded.transform, loaded.resize_side)
-        self._pixels: Tensor | None = None
-        if (arguments.data / "labels.csv").exists():
-            self._pixels, self._labels = load_probe(loaded, arguments.data)
-        else:
-            self._files, self._labels = class_folders(arguments.data, len(loaded.labels))
-        chosen = spread(len(self._labels), arguments.limit)
-        if self._pixels is None:
-            self._files = [self._files[number] for number in chosen]
-        else:
-            self._pixels = self._pixels[chosen]
-        self._labels = self._labels[chosen]
-        self.num_pictures = len(chosen)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Decode in threads; no more than one batch is held."""
-        numbers = torch.arange(self.num_pictures).split(self._batch_size)
-        with ThreadPoolExecutor() as pool:
-            for part in numbers:
-                if self._pixels is None:
-                    pixels = torch.stack(list(pool.map(self._decode, part.tolist())))
-                else:
-                    pixels = self._pixels[part]
-                yield pixels, self._labels[part]
-
-    def _decode(self, number: int) -> Tensor:
-        return decode(self._files[number].read_bytes(), self._spec)
-
-
-def class_folders(folder: Path, num_classes: int) -> tuple[list[Path], Tensor]:
-    """Files and class indices (M,) of a folder with one sub-folder per class, sorted by name.
-
-    Raises:
-        SystemExit: there are more or fewer of them than the model has classes.
-    """
-    classes = sorted(path for path in folder.iterdir() if path.is_dir())
-    if len(classes) != num_classes:
-        raise SystemExit(
-            f"{folder} has {len(classes)} class folders and no labels.csv, the model has "
-            f"{num_classes} classes"
-        )
-    files, labels = [], []
-    for index, name in enumerate(classes):
-        found = sorted(path for path in name.iterdir() if path.suffix.lower() in SUFFIXES)
-        files += found
-        labels += [index] * len(found)
-    return files, torch.tensor(labels)
-
-
-def spread(num_all: int, limit: int | None) -> list[int]:
-    """At most `limit` of the numbers 0 ... num_all - 1, spread evenly over the sorted classes."""
-    num_chosen = num_all if limit is None else min(limit, num_all)
-    return [number * num_all // num_chosen for number in range(num_chosen)]
 
 
 @torch.inference_mode()

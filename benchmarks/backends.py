@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from benchmarks import environment, runtimes
-from benchmarks.runtimes import RUNTIMES, Run
-from benchmarks.serving_limits import save_random
-from benchmarks.timing import MATRIX, peak_flop_per_s
+from benchmarks.measure import environment, runtimes, tables
+from benchmarks.measure.models import save_random
+from benchmarks.measure.runtimes import RUNTIMES, Run
+from benchmarks.measure.timing import MATRIX, peak_flop_per_s
 from service import tiers
 from service.backends.malloc import keep_freed_memory
 from service.backends.placement import choose
@@ -37,6 +37,7 @@ KINDS = {
     "onednn int8": ("onednn", "int8"),
 }
 DENSE = "dense"
+COLUMNS = ("backend", "tier", "batch_size", "macs_ratio", "images_per_s", "speed_up")
 ERROR = 1e-3
 """between logits: more than rounding makes, less than a wrong answer does"""
 
@@ -136,12 +137,7 @@ def publish(
     rows: list[dict[str, Any]], matrix_gflop_per_s: float, arguments: argparse.Namespace
 ) -> None:
     """Table to stdout, JSON to the file."""
-    print(f"{'backend':<18}{'tier':<10}{'batch':>6}{'MACs':>7}{'img/s':>9}{'speed-up':>10}")
-    for row in rows:
-        print(
-            f"{row['backend']:<18}{row['tier']:<10}{row['batch_size']:>6}{row['macs_ratio']:>7.0%}"
-            f"{row['images_per_s']:>9.1f}{row['speed_up']:>10.2f}"
-        )
+    print(tables.of(rows, COLUMNS))
     size = MATRIX["cpu"]
     print(f"a product of {size} x {size} matrices, float32: {matrix_gflop_per_s:.0f} GFLOP/s")
     result = {

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 import rapid_core
-from benchmarks import environment
-from benchmarks.tiers import load_probe, predict
+from benchmarks.measure import environment
+from benchmarks.measure.pictures import BUNDLED, PROBE, load_probe, predict, share_equal
 from service.backends.placement import choose
 from service.models import catalog
 from service.models.served import ServedModel
-from service.models.timm_models import BUNDLED_MODELS
 from service.tiers import TIER_MACS, TIERS, Tier
 
 METHODS = ("rapid", "tome", "tofu")
@@ -44,8 +43,8 @@ class Row(NamedTuple):
 def main() -> None:
     """Print one JSON document; draw a plot where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="everyday-vit-s14", help="with a tiers.json beside it")
-    parser.add_argument("--probe", type=Path, default=BUNDLED_MODELS / "everyday-vit-s14" / "probe")
+    parser.add_argument("--model", default=BUNDLED, help="with a tiers.json beside it")
+    parser.add_argument("--probe", type=Path, default=PROBE)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--png", type=Path, help="plot of top-1 against multiply-adds")
     arguments = parser.parse_args()
@@ -103,11 +102,6 @@ def measure(
         agreement=share_equal(found, truth[0]),
         held_out_agreement=model.agreement(tier) if method == CALIBRATED else None,
     )
-
-
-def share_equal(found: Tensor, truth: Tensor) -> float:
-    """Share of equal classes."""
-    return round((found == truth).float().mean().item(), 4)
 
 
 def plot(rows: list[Row], dense_top1: float, path: Path) -> None:

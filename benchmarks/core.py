@@ -18,14 +18,15 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 import rapid_core
-from benchmarks import environment
-from benchmarks.timing import (
+from benchmarks.measure import environment, tables
+from benchmarks.measure.candidates import Candidate, scaled_r
+from benchmarks.measure.timing import (
     Replayed,
     Timing,
     median_speed,
@@ -37,9 +38,6 @@ from service.backends.cuda_graphs import CudaRecorder
 from service.backends.malloc import keep_freed_memory
 from service.models.timm_models import timm
 
-PAPER_R = (8, 11, 14, 17, 20)
-PAPER_PATCHES = 196
-PAPER_BLOCKS = 12
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 COLUMNS = (
     *("name", "r", "images_per_s", "speed_up", "speed_up_over_compiled", "macs_ratio"),
@@ -47,18 +45,6 @@ COLUMNS = (
 )
 FUSED = ("rapid", "tome", "tofu")
 WAYS = {"prefix_only": "prefix_only", "fused_kernels": "unfused"}
-
-
-class Candidate(NamedTuple):
-    """One row of the table, before it is measured."""
-
-    name: str
-    r: int
-    """tokens removed per block."""
-    module: nn.Module
-    """images (B, 3, S, S) -> logits (B, K)."""
-    macs: int
-    """multiply-adds of one image."""
 
 
 def main() -> None:
@@ -82,7 +68,7 @@ def main() -> None:
     for row, figures in zip(rows, results, strict=True):
         flop_per_s = 2 * row.macs * cast(float, figures["images_per_s"])
         figures["share_of_matrix_peak"] = round(flop_per_s / matrix_gflop_per_s / 1e9, 3)
-    print(table(results, COLUMNS), file=sys.stderr)
+    print(tables.of(results, COLUMNS), file=sys.stderr)
     result = {
         **{name: getattr(arguments, name) for name in ("model", "device", "dtype", "batch_size")},
         **{name: getattr(arguments, name) for name in ("rounds", "calls", "graphs")},
@@ -118,13 +104,6 @@ def _parse() -> argparse.Namespace:
     if arguments.methods is None:
         arguments.methods = list(rapid_core.METHODS)
     return arguments
-
-
-def scaled_r(model: Any) -> list[int]:
-    """The papers' r for this model: times patches / 196, times 12 / blocks."""
-    num_patches = model.patch_embed.num_patches
-    scale = num_patches / PAPER_PATCHES * PAPER_BLOCKS / len(model.blocks)
-    return [min(round(r * scale), num_patches // 2) for r in PAPER_R]
 
 
 def _dense(model: Any, *, compiled: bool) -> list[Candidate]:
@@ -196,21 +175,6 @@ def summarise(
             }
         )
     return results
-
-
-def table(rows: Sequence[dict[str, object]], columns: Sequence[str]) -> str:
-    """Some columns of the rows as aligned text; columns without any value are left out."""
-    columns = [name for name in columns if any(row[name] is not None for row in rows)]
-    cells = [columns]
-    cells += [["-" if row[name] is None else str(row[name]) for name in columns] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(
-            [line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])],
-        )
-        for line in cells
-    ]
-    return "\n".join(lines)
 
 
 def _device_name(device: torch.device) -> str:

@@ -18,12 +18,13 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from benchmarks import environment
-from benchmarks.load import EXAMPLES, load_images
+from benchmarks.measure import environment, tables
 from service.images.decode import InputSpec, decode
+from service.load.request import EXAMPLES, load_images
 from service.models import timm_models
 
 MODEL = "everyday-vit-s14"
+COLUMNS = ("size", "pillow_ms", "torch_ms", "ratio", "share_differs", "largest_difference")
 SIZES = ((320, 240), (640, 480), (1280, 960), (3840, 2880))
 
 
@@ -50,12 +51,7 @@ def main() -> int:
         row(size, specs, levels[:, None, None], arguments.rounds)
         for size in tqdm(SIZES, disable=None)
     ]
-    print(f"{'size':<12}{'pillow ms':>10}{'torch ms':>10}{'ratio':>7}{'differ':>9}{'most':>6}")
-    for each in rows:
-        print(
-            f"{each['size']:<12}{each['pillow_ms']:>10.2f}{each['torch_ms']:>10.2f}"
-            f"{each['ratio']:>7.2f}{each['share_differs']:>9.2%}{each['largest_difference']:>6}"
-        )
+    print(tables.of(rows, COLUMNS))
     environment.write(arguments.out, {"rounds": arguments.rounds, "rows": rows})
     return 0
 

@@ -14,10 +14,9 @@ from pathlib import Path
 import torch
 
 import rapid_core
-from benchmarks import environment
-from benchmarks.tiers import load_probe
+from benchmarks.measure import environment
+from benchmarks.measure.pictures import BUNDLED, PROBE, load_probe
 from service.models import timm_models
-from service.models.timm_models import BUNDLED_MODELS
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -26,8 +25,8 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 def main() -> None:
     """Print one JSON document."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="everyday-vit-s14")
-    parser.add_argument("--probe", type=Path, default=BUNDLED_MODELS / "everyday-vit-s14" / "probe")
+    parser.add_argument("--model", default=BUNDLED)
+    parser.add_argument("--probe", type=Path, default=PROBE)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
     parser.add_argument("--methods", nargs="+", choices=rapid_core.METHODS, default=["rapid"])

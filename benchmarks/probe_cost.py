@@ -8,25 +8,29 @@ far the rounds without a probe lie apart, which is the noise that the ratio has 
 """
 
 import argparse
+import asyncio
 import json
 import statistics
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import httpx
 from tqdm import tqdm
+from yarl import URL
 
-from benchmarks import environment
-from benchmarks.running import running
+from benchmarks.measure import environment
+from benchmarks.measure.running import running
+from service.load.measure import measure
+from service.load.mix import parse_mix
+from service.load.plan import Loop, Plan
+from service.load.request import EXAMPLES, load_images
 
 PROBES = {"off": "0", "on": "0.001"}
 """seconds from one probe to the next"""
 QUANTILES = ("p50", "p90", "p99")
 MIN_REQUESTS = 150
 """so that one of a hundred lies above the p99, although arrivals are random"""
+WARMUP_S, DEADLINE_MS = 3.0, 5000.0
 SAMPLES = "rapid_probe_samples_total"
 
 
@@ -73,15 +77,15 @@ def compare(latency_ms: dict[str, list[dict[str, float]]], quantile: str) -> dic
 
 
 def load(url: str, rate: float, duration_s: float, *, seed: int) -> dict[str, Any]:
-    """One run of benchmarks.load; its report."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "load.json"
-        numbers = {"--rate": rate, "--duration": duration_s, "--deadline-ms": 5000, "--seed": seed}
-        options = [str(part) for pair in numbers.items() for part in pair]
-        command = [sys.executable, "-m", "benchmarks.load", "--url", url, "--out", str(out)]
-        subprocess.run([*command, *options], check=True, stdout=subprocess.DEVNULL)
-        report: dict[str, Any] = json.loads(out.read_text())
-    return report
+    """Poisson arrivals at a service; the report of `rapid bench`."""
+    plan = Plan(
+        url=URL(url),
+        loop=Loop(rate=rate, warmup_s=WARMUP_S, duration_s=duration_s, seed=seed),
+        mix=parse_mix("balanced"),
+        images=load_images([EXAMPLES]),
+        deadline_ms=DEADLINE_MS,
+    )
+    return asyncio.run(measure(plan))
 
 
 def probed(url: str) -> int:

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from benchmarks import environment
-from benchmarks.serving_limits import save_random
+from benchmarks.measure import environment, tables
+from benchmarks.measure.models import save_random
 from service import tiers
 from service.backends import cores
 from service.backends.malloc import keep_freed_memory
@@ -128,12 +128,7 @@ def compute(module: nn.Module, images: Tensor, num_batches: int) -> None:
 
 def publish(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
     """Table to stdout, JSON to the file."""
-    print(f"{'tier':<10}{'streams':>8}{'threads':>8}{'batch':>6}{'img/s':>8}{'ratio':>7}")
-    for row in rows:
-        print(
-            f"{row['tier']:<10}{row['num_streams']:>8}{row['num_threads']:>8}"
-            f"{row['batch_size']:>6}{row['images_per_s']:>8.1f}{row['ratio']:>7.2f}"
-        )
+    print(tables.of(rows, ("tier", *Division._fields, "images_per_s", "ratio")))
     result = {"architecture": arguments.architecture, "rounds": arguments.rounds, "rows": rows}
     environment.write(arguments.out, result)
 

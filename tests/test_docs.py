@@ -54,7 +54,7 @@ def test_every_parameter_and_every_member_of_an_answer_stands_in_the_api() -> No
 
 def first_words(text: str) -> set[str]:
     """The code words in the first column of the first table after here."""
-    table = next(part for part in text.split("\n\n") if part.startswith("|"))
+    table = next(part for part in text.strip().split("\n\n") if part.startswith("|"))
     return {word for cells in rows(table) for word in re.findall(r"`(\w+)`", cells[0])}
 
 

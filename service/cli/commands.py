@@ -10,6 +10,7 @@ import typer
 import typer.main
 
 from service.cli import terminal
+from service.cli.bench import bench
 from service.cli.calibrate import calibrate
 from service.cli.flags import with_flags
 from service.cli.probe import probe
@@ -28,6 +29,7 @@ app = typer.Typer(name="rapid", context_settings={"help_option_names": list(HELP
 app.command()(with_flags(serve))
 app.command()(probe)
 app.command()(calibrate)
+app.command()(bench)
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,0 +1,1 @@
+"""What the benchmarks share: timing, pictures, tables, and where a number was measured."""

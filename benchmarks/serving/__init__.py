@@ -1,0 +1,1 @@
+"""This service beside other servers with the same model: `python -m benchmarks.serving`."""
