@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install serve test test-fast lint format check bench image
+.PHONY: install serve test quick test-fast lint format check bench image
 
 install: $(INSTALLED)
 
@@ -21,6 +21,9 @@ serve: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
+quick: lint
+	$(BIN)/python -m pytest -q -n 2 -p tests.quick -m 'not gpu and not slow and not e2e'
+
 test-fast: $(INSTALLED)
 	$(BIN)/python -m pytest -m 'not gpu and not slow and not e2e'
 
@@ -28,6 +31,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

@@ -30,10 +30,8 @@ THEMES = {
 """the first setting of each group, and what the group is about"""
 
 
-class Settings(BaseSettings):
-    """The settings; each is the environment variable `RAPID_` + its name in capitals."""
-
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+class _WhatComputes(BaseSettings):
+    """Models, address, device and threads."""
 
     models: CommaSeparated = Field(
         ("everyday-vit-s14",),
@@ -83,6 +81,11 @@ class Settings(BaseSettings):
         description="`pillow`: pictures are resized as timm does it, bit for bit; `torch`: several "
         "times faster, and some values of a picture differ by 1 or 2 of 255",
     )
+
+
+class _WhatIsAccepted(_WhatComputes):
+    """Tiers, batches and limits."""
+
     default_tier: Tier = Field(
         "balanced", description="tier of a request that names neither `tier` nor `r`"
     )
@@ -134,6 +137,13 @@ class Settings(BaseSettings):
         le=86_400,
         description="a batch that runs longer is stuck: the process ends with status 1",
     )
+
+
+class Settings(_WhatIsAccepted):
+    """The settings; each is the environment variable `RAPID_` + its name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+
     probe_interval_s: float = Field(
         3600,
         ge=0,

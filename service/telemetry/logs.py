@@ -9,8 +9,8 @@ from pythonjsonlogger.json import JsonFormatter
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 TRACE_ID: ContextVar[str | None] = ContextVar("trace_id", default=None)
 
-TALKATIVE = ("PIL", "python_multipart")
-"""libraries that at level debug print what they parse: tags of images, bytes of bodies"""
+TALKATIVE = ("PIL",)
+"""libraries that at level debug print what they parse: tags of images"""
 
 
 def configure(level: str) -> None:

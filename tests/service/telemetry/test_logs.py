@@ -119,7 +119,7 @@ def test_libraries_that_print_what_they_parse_stay_quiet(level: str) -> None:
     logging.getLogger().handlers.clear()
     try:
         logs.configure(level)
-        for name in ("PIL.TiffImagePlugin", "PIL.PngImagePlugin", "python_multipart.multipart"):
+        for name in ("PIL.TiffImagePlugin", "PIL.PngImagePlugin"):
             assert not logging.getLogger(name).isEnabledFor(logging.INFO)
         assert logging.getLogger("service.images.decode").isEnabledFor(logging.DEBUG) == (
             level == "debug"
