@@ -79,7 +79,7 @@ async def _answer(runtime: Runtime, request: Request, call: Call, work: Work) ->
 
     Raises:
         ServiceError: it cannot be answered.
-        ClientDisconnect: nobody waits for the answer.
+        ClientDisconnect: the client has left.
     """
     runtime.lifecycle.require_serving()
     max_bytes = runtime.settings.max_body_bytes

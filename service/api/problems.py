@@ -73,7 +73,7 @@ def problem_response(request: Request, error: ServiceError) -> JSONResponse:
 
 
 def unexpected(request: Request) -> Problem:
-    """Describe an error that nobody has thought of; whoever calls this logs it."""
+    """Describe an error of an unknown kind. The caller logs it."""
     detail = "an unexpected error; it was logged under the request id"
     return _problem(request, 500, detail, "internal")
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 from starlette.types import ASGIApp
 
-from service.api.slow_clients import impatient
+from service.api.slow_clients import limited_protocol
 from service.errors import SettingsError
 from service.runtime.lifecycle import Phase
 
@@ -79,7 +79,7 @@ def run(app: ASGIApp, runtime: "Runtime") -> int:
         app,
         host=settings.host,
         port=settings.port,
-        http=impatient(settings.receive_timeout_s + RECEIVE_GRACE_S),
+        http=limited_protocol(settings.receive_timeout_s + RECEIVE_GRACE_S),
         log_config=None,
         access_log=False,
         ws="none",

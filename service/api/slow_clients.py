@@ -1,8 +1,8 @@
 """uvicorn's HTTP protocol, with limits to how long and how much a client may send to no purpose.
 
-uvicorn itself waits for ever for a head that comes byte by byte, and for the rest of a body whose
-request has been refused already; it collects a head without end, and where a client offers to speak
-another protocol, it takes the body for the next request.
+uvicorn itself waits for ever for a head that comes byte by byte, and for the rest of a body after
+it has refused the request. It collects a head without end. Where a client offers another protocol,
+it takes the body for the next request.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ MAX_SILENT_BYTES = 64 * 1024
 OFFERS = (b"upgrade", b"http2-settings")
 
 
-class ImpatientProtocol(HttpToolsProtocol):
+class LimitedProtocol(HttpToolsProtocol):
     """Closes the connection of a request that has not arrived whole within `max_receive_s`."""
 
     max_receive_s: float
@@ -27,12 +27,12 @@ class ImpatientProtocol(HttpToolsProtocol):
     _is_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client is there: it may begin."""
+        """A client has connected; its time for a first request begins."""
         super().connection_made(transport)
         self._start()
 
     def data_received(self, data: bytes) -> None:
-        """Something has come; in slices, because the parser does not tell where it is in them."""
+        """Bytes have arrived. The parser gets slices, because it does not tell how far it is."""
         self._unset_keepalive_if_required()
         for start in range(0, len(data), SLICE_BYTES):
             if self._is_refused or self.transport.is_closing():
@@ -46,7 +46,7 @@ class ImpatientProtocol(HttpToolsProtocol):
         self._start()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header has arrived; trailers, which nobody asked for, are left out."""
+        """A header has arrived. Trailers are dropped."""
         if not self._has_head:
             super().on_header(name, value)
 
@@ -102,7 +102,7 @@ class ImpatientProtocol(HttpToolsProtocol):
         return b"\r\n".join([*lines, b"", b""])
 
     def _refuse(self, message: str) -> None:
-        """Close the connection: nobody knows where in it the next request would begin."""
+        """Close the connection: the place where its next request begins is unknown."""
         self._is_refused = True
         self.logger.warning(message)
         if self._is_answering:
@@ -134,6 +134,6 @@ class ImpatientProtocol(HttpToolsProtocol):
             self.transport.close()
 
 
-def impatient(max_receive_s: float) -> type[ImpatientProtocol]:
+def limited_protocol(max_receive_s: float) -> type[LimitedProtocol]:
     """The protocol with this limit."""
-    return type("Impatient", (ImpatientProtocol,), {"max_receive_s": max_receive_s})
+    return type("Limited", (LimitedProtocol,), {"max_receive_s": max_receive_s})

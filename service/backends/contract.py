@@ -1,4 +1,4 @@
-"""What a backend computes, and what it offers to whoever runs batches."""
+"""What a backend computes, and what it offers to the engine that runs batches."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol

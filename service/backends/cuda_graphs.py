@@ -79,8 +79,8 @@ class Graphs:
     def run(self, variant: Variant, images: Tensor) -> Tensor:
         """Logits (B, K) of images (B, 3, H, W), which are on the device, in the variant's dtype.
 
-        The rows that a batch leaves free in its graph hold older images; what comes out for these
-        is nobody's answer.
+        A batch may be smaller than its graph. The rows beyond it still hold older images, and their
+        logits are dropped.
         """
         B = len(images)
         recordings = self._recordings.get(variant, {})
@@ -130,7 +130,7 @@ class CudaRecorder:
     """
 
     def __init__(self, device: torch.device) -> None:
-        """Prepare it; the device is not touched yet."""
+        """Remember the device, which is not touched yet."""
         self._device = device
 
     @cached_property

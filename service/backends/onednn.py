@@ -2,8 +2,9 @@
 
 PyTorch hands the weights of a linear layer to oneDNN in their own order, at every call. Laid out
 once, they save that time; the numbers are the same within rounding. On request the layers compute
-in bfloat16, or in int8 with a scale for each output and one for each token, so that nobody's answer
-depends on who shares the batch; patches are then embedded in bfloat16. All else stays float32.
+in bfloat16, or in int8 with a scale for each output and one for each token, so that no answer
+depends on the other images of its batch. Patches are then embedded in bfloat16. All else stays
+float32.
 Source: docs/decisions/0009.
 """
 
@@ -32,7 +33,7 @@ ROW_STEP = 8
 class PackedLinear(nn.Linear):
     """A linear layer, and perhaps the GELU that follows it, in one call.
 
-    It knows the shape of its weight, for who counts, but keeps no second copy of it.
+    It keeps the shape of its weight, from which multiply-adds are counted, and no second copy.
     """
 
     def __init__(

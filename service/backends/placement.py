@@ -53,7 +53,7 @@ def choose(device: str, backend: Backend, precision: Precision) -> Placement:
         precision: of the weights and the products.
 
     Raises:
-        SettingsError: this is not to be had here.
+        SettingsError: this machine, or this build of PyTorch, cannot compute so.
     """
     chosen = torch.device(
         device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"

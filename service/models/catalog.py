@@ -17,7 +17,6 @@ class Models:
     """All loaded models by name; the first is the default."""
 
     def __init__(self) -> None:
-        """Start with none."""
         self._models: dict[str, ServedModel] = {}
 
     def add(self, model: ServedModel) -> None:

@@ -1,4 +1,4 @@
-"""How much may be inside at a time. Whoever comes next is refused at once, before any work."""
+"""How much may be inside at a time. The next request is refused at once, before any work."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

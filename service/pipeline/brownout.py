@@ -46,7 +46,7 @@ class Brownout:
     def level(self) -> int:
         """The level now, 0 ... MAX_LEVEL.
 
-        It moves by one step at most, but while nobody asked nothing came in, and it falls by as
+        The level moves by one step at most. After a time without requests it falls by as
         many steps as the dwell time has passed.
         """
         now, pressure = self._clock(), self._pressure()

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class Status(NamedTuple):
-    """How a replica is doing, for whoever decides how many there should be."""
+    """How a replica is doing, for an autoscaler."""
 
     phase: Phase
     backlog_s: float

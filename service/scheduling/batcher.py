@@ -64,7 +64,7 @@ class Batcher(Generic[K]):
             lane: what may share a batch.
             image: handed to `forward` as it is.
             due: when it should be answered; the earliest goes first.
-            deadline: when nobody waits for it any more.
+            deadline: when its client stops waiting.
             on_start: called when its batch starts.
 
         Raises:

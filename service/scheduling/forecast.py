@@ -1,4 +1,4 @@
-"""How long work will take, learnt from the work that was done.
+"""How long work will take, learnt from work that was done.
 
 Seconds for work of size n in one lane are taken as ``a * n + b``: n images in a batch of one model
 and reduction, or n bytes of a picture to decode. A first line comes from the warm-up; what runs
@@ -54,7 +54,7 @@ class Mean:
     """A mean whose memory fades with every new value and with time; it starts at `rest`."""
 
     def __init__(self, rest: float) -> None:
-        """Remember nothing; `rest` counts like one value that never fades."""
+        """Start at `rest`, which counts like one value that never fades."""
         self._rest = rest
         self._sum = self._weight = 0.0
         self._at = -math.inf

@@ -1,7 +1,7 @@
 """The images that wait: which of them go next, how many together, and how long all of them take.
 
-A *lane* holds the images that may share a batch: same model, same method, same r. So nobody's r
-ever reaches somebody else's image.
+A *lane* holds the images that may share a batch: same model, same method, same r. So no request's
+r reaches the image of another request.
 """
 
 import asyncio
@@ -113,7 +113,7 @@ class Lanes(Generic[K]):
     def defer_late(self, now: float, part: Part) -> None:
         """Let jobs that even alone would come too late wait for an idle device.
 
-        Under overload the device would else be busy with answers that nobody takes.
+        Otherwise an overloaded device would compute answers whose clients have left.
         """
         for lane, jobs in self._jobs.items():
             soonest = now + self._expected_s(lane, 1) / part.share
@@ -134,7 +134,7 @@ class Lanes(Generic[K]):
             now: on the batcher's clock.
             part: of the device, which is free.
             gathering_s: for how long it has been free, if images are on their way; None: none are.
-            is_draining: nobody else will come.
+            is_draining: no further image will come.
         """
         candidates = [
             self._candidate(lane, now, part, gathering_s, is_draining) for lane in self._jobs

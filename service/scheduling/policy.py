@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 DispatchReason = Literal["full", "idle", "wait", "deadline", "drain", "spare"]
-"""Why a batch starts: it is full; the device is free and waits for nobody; `max_wait_s` is over;
-an image could not be in time otherwise; the service is shutting down; nobody waits for it."""
+"""Why a batch starts, in this order: it is full; the device is free; `max_wait_s` is over; an image
+would miss its due time otherwise; the service is shutting down; it is work without a client."""
 DISPATCH_REASONS: tuple[DispatchReason, ...] = get_args(DispatchReason)
 
 
@@ -68,7 +68,7 @@ class BatchPolicy(NamedTuple):
             age_s: how long the oldest of them has waited.
             slack_s: how much longer the most urgent of them can wait and still be in time.
             company_s: how much longer it is worth waiting for images that are on their way.
-            is_draining: nobody else will come.
+            is_draining: no further image will come.
         """
         if num_waiting >= self.max_batch_size:
             return 0.0, "full"

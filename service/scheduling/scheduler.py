@@ -1,8 +1,7 @@
 """Which batch starts next, when, and on how much of the device: decided, never waited for.
 
 Batches are formed as late as possible: when the device, or a part of it, becomes free, the
-scheduler forms a batch of what waits then. It is told what happens, and asks nobody but the
-forecast.
+scheduler forms a batch of what waits then. Others tell it what happens; it asks the forecast only.
 """
 
 import logging
@@ -74,7 +73,7 @@ class Scheduler(Generic[K]):
         self._spare.append((lane, job))
 
     def forget(self, lane: K, job: Job) -> None:
-        """Take out a job that nobody waits for any more, if it has not started."""
+        """Take out a job whose client has left, if it has not started."""
         self._lanes.forget(lane, job)
         self._spare = deque(entry for entry in self._spare if entry[1] is not job)
 

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class Finished(NamedTuple, Generic[K]):
-    """A batch that was computed, for whoever counts."""
+    """The facts of a batch that was computed."""
 
     lane: K
     num_images: int

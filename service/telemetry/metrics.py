@@ -74,7 +74,6 @@ class Metrics:
     """The metrics of one service, on a registry of their own."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        """Register everything, and what the process itself costs."""
         self._registry = registry
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)

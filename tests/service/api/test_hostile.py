@@ -9,7 +9,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from service.api.slow_clients import MAX_SILENT_BYTES, impatient
+from service.api.slow_clients import MAX_SILENT_BYTES, limited_protocol
 from tests.conftest import AppClient
 
 pytestmark = pytest.mark.anyio
@@ -60,7 +60,7 @@ async def connected(
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     config = uvicorn.Config(app, log_config=None, ws="none", timeout_keep_alive=KEEP_ALIVE_S)
     config.load()
-    protocol = impatient(MAX_RECEIVE_S)
+    protocol = limited_protocol(MAX_RECEIVE_S)
     loop, state = asyncio.get_running_loop(), ServerState()
     server = await loop.create_server(lambda: protocol(config, state, {}), "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
