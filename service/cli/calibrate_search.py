@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 import rapid_core
+from service.backends import devices
 from service.backends.placement import choose
-from service.cli import devices, pictures
 from service.errors import ModelLoadError
+from service.images import files
 from service.images.decode import InputSpec
 from service.models import timm_models
 from service.models.tiers_file import CalibratedTier, CalibrationFile
@@ -111,7 +112,7 @@ def load_pictures(folder: Path, loaded: LoadedModel, watch: Watch = SILENT) -> T
     if not paths:
         raise ModelLoadError(f"{folder} has no images")
     spec = InputSpec(loaded.transform, loaded.resize_side)
-    return torch.stack([pictures.read(path, spec) for path in watch.pictures(paths)])
+    return torch.stack([files.read(path, spec) for path in watch.pictures(paths)])
 
 
 def _search(

@@ -14,12 +14,13 @@ from service.accuracy import probe_set
 from service.accuracy.counts import Measured
 from service.accuracy.probe import measure
 from service.accuracy.probe_set import Picture
+from service.backends import devices
 from service.backends.engine import Engine
 from service.backends.options import Backend, Precision
 from service.backends.placement import Placement, choose
-from service.cli import devices, pictures
 from service.cli.probe_rows import Row
 from service.errors import ModelLoadError
+from service.images import files
 from service.images.decode import InputSpec
 from service.images.options import Resize
 from service.models import catalog, timm_models
@@ -108,7 +109,7 @@ async def _measure(
 def _decoded(model: ServedModel, listed: Iterable[Picture]) -> Iterator[tuple[Tensor, int]]:
     spec = InputSpec(model.transform, model.input_spec.resize_side)
     for path, label in listed:
-        yield pictures.read(path, spec), label
+        yield files.read(path, spec), label
 
 
 def _row(model: ServedModel, tier: Tier, counts: Measured) -> Row:

@@ -19,8 +19,8 @@ def serve(flags: Mapping[str, str]) -> int:
 
     server.check_port(settings.host, settings.port)
     from service.api.app import create_app
+    from service.backends import devices
     from service.backends.malloc import keep_freed_memory
-    from service.cli import devices
     from service.runtime.runtime import Runtime
     from service.telemetry import logs
 

@@ -1,4 +1,4 @@
-"""Pictures of a folder -> what a model is given."""
+"""An image file becomes pixels, outside of any request: for searches and probes on a folder."""
 
 from pathlib import Path
 
