@@ -88,7 +88,7 @@ def _check_openvino(precision: Precision) -> None:
         )
     if find_spec("openvino") is None:
         raise SettingsError(
-            "the backend openvino needs the package openvino: pip install 'rapid-vit[openvino]'"
+            "the backend openvino needs the package openvino: pip install openvino"
         )
     if not onednn.is_available():
         raise SettingsError("this build of PyTorch has no oneDNN, which openvino is used beside")
