@@ -32,15 +32,15 @@ def first_sentence(folder: Path) -> str:
     return paragraph.partition(". ")[0].removesuffix(".")
 
 
-def words_of_a_path(layer: str) -> str:
-    """The layers of a block, with one space between words."""
+def single_spaced(layer: str) -> str:
+    """The same words with one space between them: a layer may go over two lines."""
     return " ".join(layer.split())
 
 
 def layers(package: str) -> list[str]:
     """The floors of a package, from the top, as import-linter holds them."""
     (contract,) = [one for one in CONTRACTS if one.get("containers") == [package]]
-    return [words_of_a_path(layer) for layer in contract["layers"]]
+    return [single_spaced(layer) for layer in contract["layers"]]
 
 
 def test_every_folder_has_its_line_and_no_other_is_listed() -> None:
@@ -57,7 +57,7 @@ def test_the_line_of_a_folder_begins_like_its_docstring() -> None:
 
 def test_the_arrows_are_those_that_import_linter_holds() -> None:
     drawn = [
-        [words_of_a_path(layer) for layer in block.split("->")]
+        [single_spaced(layer) for layer in block.split("->")]
         for block in blocks(section(PAGE, "The arrows"), "text")
     ]
     assert drawn == [layers("service"), layers("rapid_core")]
