@@ -1,4 +1,4 @@
-"""Labelled pictures on disk: a folder with images, `labels.csv` and perhaps `baseline.json`."""
+"""Labelled pictures on disk: images, `labels.csv` and, where one was measured, `baseline.json`."""
 
 import csv
 import math
@@ -43,7 +43,7 @@ class Picture(NamedTuple):
 
 
 class ProbeSet(NamedTuple):
-    """Some labelled pictures, and what a healthy model makes of them."""
+    """Labelled pictures, and the accuracy that the model reached when it was good."""
 
     pictures: tuple[Picture, ...]
     """at least one"""

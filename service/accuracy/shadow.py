@@ -57,7 +57,7 @@ class Shadow:
         self._waiting: asyncio.Queue[Sample] = asyncio.Queue(MAX_WAITING)
 
     def offer(self, sample: Sample) -> None:
-        """Compare this answer perhaps. Never waits."""
+        """Queue this answer for a comparison, if chance chooses it. The call never waits."""
         if not any(sample.variant.schedule) or self._random.random() >= self._fraction:
             return
         try:

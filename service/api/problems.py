@@ -79,7 +79,7 @@ def unexpected(request: Request) -> Problem:
 
 
 def unexpected_response(request: Request) -> JSONResponse:
-    """Answer a request with such an error."""
+    """Answer a request with an error of an unknown kind."""
     return _response(unexpected(request), None)
 
 

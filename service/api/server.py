@@ -72,7 +72,7 @@ def run(app: ASGIApp, runtime: "Runtime") -> int:
             draining may take.
 
     Returns:
-        The exit status: 1 if the service failed, else 0.
+        The exit status: 1 if the service failed, 0 otherwise.
     """
     settings = runtime.settings
     config = uvicorn.Config(

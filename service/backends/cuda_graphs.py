@@ -123,8 +123,9 @@ class Graphs:
 class CudaRecorder:
     """Records with PyTorch; all recordings share one pool of memory.
 
-    They may, in any order, because they run one after the other, none reads what another left, and
-    their images (outside the pool) and logits (kept) are never handed to another one.
+    Recordings may share a pool and be replayed in any order: they run one after the other, none
+    reads what another left, and their images (outside the pool) and logits (kept) are never handed
+    to another one.
 
     Source: https://docs.pytorch.org/docs/stable/notes/cuda.html, CUDA Graphs.
     """

@@ -54,7 +54,7 @@ class Engine:
         Args:
             placement: where the models are, and how they compute.
             num_threads: as `share_out` takes it.
-            num_streams: likewise.
+            num_streams: as `share_out` takes it.
             prepared: what prepares for batches, where that is possible.
 
         Raises:
@@ -99,7 +99,7 @@ class Engine:
     ) -> dict[int, float]:
         """Run a variant so that no client waits for what only the first run needs.
 
-        One image gets the whole device, more of them what one stream has of it.
+        One image gets the whole device. Several images get the threads of one stream.
 
         Returns:
             Seconds that the whole device would need, by batch size, of those that fit into its

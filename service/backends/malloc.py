@@ -13,8 +13,8 @@ LARGEST_KEPT_BYTES = 32 * MEBIBYTE
 def keep_freed_memory() -> bool:
     """Let malloc keep what one batch frees for the next one; False: this is not glibc.
 
-    Else it gives large blocks back to the kernel at once, which hands them out again page by page
-    and filled with zeros.
+    Otherwise malloc gives large blocks back to the kernel at once. The kernel then hands them out
+    again page by page, filled with zeros.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt

@@ -87,9 +87,7 @@ def _check_openvino(precision: Precision) -> None:
             f"the backend openvino does not compute in {precision}; allowed is float32"
         )
     if find_spec("openvino") is None:
-        raise SettingsError(
-            "the backend openvino needs the package openvino: pip install openvino"
-        )
+        raise SettingsError("the backend openvino needs the package openvino: pip install openvino")
     if not onednn.is_available():
         raise SettingsError("this build of PyTorch has no oneDNN, which openvino is used beside")
 

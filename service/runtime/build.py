@@ -137,7 +137,7 @@ def _saturation(admission: Admission, batcher: Batcher[Variant], deadline_ms: fl
 
 
 def _publish(parts: Parts, settings: Settings) -> None:
-    """Tell the record what is running, and whom to ask at every scrape."""
+    """Tell the record what is running, and which functions give the gauges at a scrape."""
     record, batcher, engine = parts.pipeline.record, parts.pipeline.batcher, parts.engine
     placement = engine.placement
     record.started(

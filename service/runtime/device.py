@@ -14,7 +14,7 @@ def open_engine(
     Args:
         placement: where the models are, and how they compute.
         num_threads: as `share_out` takes it.
-        num_streams: likewise.
+        num_streams: as `share_out` takes it.
         max_graph_bytes: of memory, for graphs of prepared batches; 0: none are prepared.
 
     Raises:

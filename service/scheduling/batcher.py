@@ -101,7 +101,7 @@ class Batcher(Generic[K]):
             raise
 
     def coming(self, change: int) -> None:
-        """So many more images, or fewer, are being decoded and will be submitted soon."""
+        """The number of images that are being decoded has changed by so many."""
         self._scheduler.coming(change)
 
     def drain(self) -> None:

@@ -42,11 +42,11 @@ class Line(NamedTuple):
     intercept: float
 
     def seconds(self, size: float) -> float:
-        """Its value at one size."""
+        """The line's value at one size."""
         return self.slope * size + self.intercept
 
     def times(self, factor: float) -> "Line":
-        """All of it, slower or faster."""
+        """The line with slope and intercept times a factor."""
         return Line(factor * self.slope, factor * self.intercept)
 
 

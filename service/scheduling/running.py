@@ -1,4 +1,4 @@
-"""The batches that a device computes at the same time, and what each of them has of it."""
+"""The batches that a device computes at the same time, and the threads of each."""
 
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar

@@ -78,7 +78,7 @@ class Scheduler(Generic[K]):
         self._spare = deque(entry for entry in self._spare if entry[1] is not job)
 
     def coming(self, change: int) -> None:
-        """So many more images, or fewer, are being decoded and will be put soon."""
+        """The number of images that are being decoded has changed by so many."""
         self.outlook.num_coming += change
 
     def drain(self) -> None:
@@ -117,7 +117,7 @@ class Scheduler(Generic[K]):
         return self._start(Batch(chosen.lane, jobs, chosen.reason, now, part))
 
     def ended(self, batch: Batch[K], now: float) -> None:
-        """A batch does not run any more, whatever became of it."""
+        """A batch has ended, with or without a result."""
         self.running.batches.remove(batch)
         self._spare_time.used(started=batch.started, ended=now, is_spare=batch.is_spare)
 

@@ -30,7 +30,7 @@ class Finished(NamedTuple, Generic[K]):
     seconds: float
     reason: DispatchReason
     device_s: float
-    """the same work on the whole device"""
+    """seconds that the whole device would have needed"""
 
     @property
     def is_spare(self) -> bool:

@@ -92,11 +92,11 @@ class BatchDone(Protocol):
 
     @property
     def seconds(self) -> float:
-        """That it took."""
+        """Seconds that the batch took."""
 
     @property
     def device_s(self) -> float:
-        """Seconds of the same work on the whole device."""
+        """Seconds that the whole device would have needed."""
 
 
 class ModelLoaded(NamedTuple):

@@ -6,7 +6,7 @@ from reprlib import repr as short
 from service.errors import InvalidRequestError, TooLargeError, UnsupportedMediaError
 
 WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
-"""what zlib calls the container: + 16 is a gzip file, else it is a zlib stream."""
+"""what zlib calls the container: + 16 means a gzip file, without it a zlib stream."""
 
 
 def inflate(body: bytes, encoding: str, max_bytes: int) -> bytes:

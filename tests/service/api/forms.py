@@ -12,11 +12,6 @@ IMAGE = bytes(range(256))
 FORM = "multipart/form-data; boundary=XX"
 
 
-def short(value: object) -> str:
-    """A readable name for a row of a table."""
-    return repr(value)[:40]
-
-
 async def read(
     pool: ThreadPoolExecutor, body: bytes, content_type: str | None, query: str = ""
 ) -> Upload:

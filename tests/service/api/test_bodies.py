@@ -19,7 +19,8 @@ from service.errors import (
     TooLargeError,
     UnsupportedMediaError,
 )
-from tests.service.api.forms import FORM, IMAGE, form, image_part, part, read, short
+from tests.service.api.forms import FORM, IMAGE, form, image_part, part, read
+from tests.service.api.names import short
 
 pytestmark = pytest.mark.anyio
 

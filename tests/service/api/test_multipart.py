@@ -7,7 +7,8 @@ import pytest
 from service.api.v1.bodies import Upload
 from service.api.v1.schemas import ClassifyParameters
 from service.errors import InvalidRequestError, TooLargeError
-from tests.service.api.forms import FORM, IMAGE, form, image_part, part, read, short
+from tests.service.api.forms import FORM, IMAGE, form, image_part, part, read
+from tests.service.api.names import short
 
 pytestmark = pytest.mark.anyio
 

@@ -17,11 +17,6 @@ EMPTY = object()
 """a member that a test takes away."""
 
 
-def short(value: object) -> str:
-    """A readable name for a row of a table."""
-    return repr(value)[:40]
-
-
 def request(*inputs: dict[str, Any], **members: object) -> bytes:
     return json.dumps({"inputs": inputs or [PIXELS], **members}).encode()
 

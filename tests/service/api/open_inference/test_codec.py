@@ -8,13 +8,13 @@ import pytest
 
 from service.api.open_inference.codec import InferRequest, InputTensor, OutputTensor, RawInput
 from service.errors import InferenceError, InvalidRequestError
+from tests.service.api.names import short
 from tests.service.api.open_inference.bodies import (
     RAW,
     answer,
     parse,
     read,
     request,
-    short,
     sized,
     texts,
 )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from service.api.open_inference.content_encoding import inflate
 from service.errors import InvalidRequestError, TooLargeError, UnsupportedMediaError
-from tests.service.api.open_inference.bodies import short
+from tests.service.api.names import short
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from service.api.open_inference.codec import InputTensor
 from service.api.open_inference.codec import parse as parse_within
 from service.errors import InvalidRequestError, TooLargeError
+from tests.service.api.names import short
 from tests.service.api.open_inference.bodies import (
     AMPLE,
     EMPTY,
@@ -18,7 +19,6 @@ from tests.service.api.open_inference.bodies import (
     read,
     read_binary,
     request,
-    short,
     sized,
     texts,
 )

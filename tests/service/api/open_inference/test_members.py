@@ -9,6 +9,7 @@ from service.api.open_inference.codec import InferRequest, InputTensor, WantedOu
 from service.api.open_inference.codec import parse as parse_within
 from service.api.open_inference.members import Bounds
 from service.errors import InvalidRequestError, TooLargeError
+from tests.service.api.names import short
 from tests.service.api.open_inference.bodies import (
     EMPTY,
     PIXELS,
@@ -17,7 +18,6 @@ from tests.service.api.open_inference.bodies import (
     parse,
     read,
     request,
-    short,
 )
 
 
