@@ -2,9 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-SHORT = 100.0
-"""numbers below it have three digits, larger ones all that they have"""
-
 
 def of(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> str:
     """Some members of the rows; columns without any value are left out."""
@@ -27,7 +24,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, align_right: 
 
 
 def shown(value: object) -> str:
-    """A cell of a table; `-` where there is nothing."""
+    """A cell of a table: three digits or all before the point; `-` where there is nothing."""
     if value is None:
         return "-"
-    return f"{value:.3g}" if isinstance(value, float) and abs(value) < SHORT else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
