@@ -1,4 +1,4 @@
-"""A multipart form -> its parts, within limits. It takes a while: not for the event loop."""
+"""A multipart form -> its parts, within limits. Too slow for the event loop: use a thread."""
 
 import re
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser
 from service.errors import InvalidRequestError, TooLargeError
 
 MAX_FIELDS = 32
-"""that are no files; there are about ten parameters."""
+"""most fields that are no files; there are about ten parameters."""
 LONGEST_FIELD_BYTES = 1024
 BOUNDARY = re.compile(r';\s*boundary\s*=\s*(?:"([^"]+)"|([^";]+))', re.IGNORECASE)
-"""in a content type. Some clients forget to quote characters that have to be quoted."""
+"""the boundary in a content type. Some clients do not quote characters that need quotes."""
 
 
 class Part(NamedTuple):
@@ -24,11 +24,11 @@ class Part(NamedTuple):
 
 
 def read(body: bytes, content_type: str, max_images: int) -> list[Part]:
-    """Take a form apart; of its files each counts as an image.
+    """Parse a form. Each of its files counts as an image.
 
     Raises:
-        InvalidRequestError: it is no whole multipart form, or its fields are too many or too long.
-        TooLargeError: it has more than `max_images` files. Nothing behind them is looked at.
+        InvalidRequestError: the form is damaged or incomplete, or has too many or too long fields.
+        TooLargeError: the form has more than `max_images` files. The rest of it is not parsed.
     """
     boundary = BOUNDARY.search(content_type)
     if not boundary:
@@ -51,10 +51,10 @@ def read(body: bytes, content_type: str, max_images: int) -> list[Part]:
 
 
 def _parts(events: Iterator[MultipartSegment | bytes | None], max_images: int) -> Iterator[Part]:
-    """Each part as it ends. The parser goes no further than it is asked, so limits save work.
+    """Yield each part when it is complete. The parser is lazy, so a limit also saves work.
 
     Args:
-        events: of the parser: of each part its headers, the pieces of its data, and None.
+        events: events of the parser: for each part its headers, the pieces of its data, and None.
         max_images: most files.
     """
     num_files = num_fields = 0
@@ -94,7 +94,7 @@ def _unreadable(reason: str) -> InvalidRequestError:
 
 
 def _text(value: bytes) -> str:
-    """The text of a name or a field, which is UTF-8 whatever the content type says."""
+    """The text of a name or a field. It is UTF-8 whatever the content type says."""
     try:
         return value.decode()
     except UnicodeDecodeError as exc:
@@ -105,6 +105,6 @@ def text_of(part: Part) -> str:
     """The value of a part that is no file.
 
     Raises:
-        InvalidRequestError: it is no UTF-8.
+        InvalidRequestError: the value is no UTF-8.
     """
     return _text(part.data)
