@@ -73,7 +73,7 @@ class Engine:
 
         Args:
             variant: a variant of a model on this device.
-            images: one batch, as `pixels.place` takes them.
+            images: one batch, as `pixels.to_device` takes them.
             num_threads: most threads for the batch; 0: all.
 
         Raises:
@@ -147,7 +147,7 @@ class Engine:
             torch.set_num_threads(num_threads)  # OpenMP keeps this number for each calling thread
         try:
             with torch.inference_mode():
-                batch = pixels.place(
+                batch = pixels.to_device(
                     images, variant.normalization, device=self.device, dtype=variant.dtype
                 )
                 run = eagerly if self._prepared is None else self._prepared.run

@@ -31,7 +31,7 @@ class Normalization:
         return batch.float().div_(BYTE_MAX).sub_(self.mean).div_(self.std)
 
 
-def place(
+def to_device(
     images: Sequence[Tensor],
     normalization: Normalization | None,
     *,
@@ -48,7 +48,9 @@ def place(
     """
     if len({image.dtype for image in images}) > 1:
         alone = ([image] for image in images)
-        return torch.cat([place(one, normalization, device=device, dtype=dtype) for one in alone])
+        return torch.cat(
+            [to_device(one, normalization, device=device, dtype=dtype) for one in alone]
+        )
     batch = _stack(images, is_pinned=device.type == "cuda").to(device, non_blocking=True)
     if batch.dtype == torch.uint8:
         assert normalization is not None

@@ -13,12 +13,12 @@ FIRST_GUESS = Line(slope=2e-8, intercept=2e-3)
 class Decoding(NamedTuple):
     """One picture that waits for a thread or is being decoded."""
 
-    lane: "_Bytes"
+    lane: "_DecodingLane"
     num_bytes: int
     expected_s: float
 
 
-class _Bytes(NamedTuple):
+class _DecodingLane(NamedTuple):
     """The lane of a model's pictures in the forecast; work is counted in bytes."""
 
     model: str
@@ -46,7 +46,7 @@ class Decodings:
 
     def begin(self, model: str, num_bytes: int) -> Decoding:
         """Count a picture of a model in; `end` has to follow."""
-        lane = _Bytes(model)
+        lane = _DecodingLane(model)
         decoding = Decoding(lane, num_bytes, self._forecast.seconds(lane, num_bytes))
         self._change(1, decoding.expected_s)
         return decoding
@@ -61,7 +61,7 @@ class Decodings:
         """Seconds, by forecast, until pictures that come now are decoded; `sizes` in bytes."""
         if not sizes:
             return 0.0
-        each_s = [self._forecast.seconds(_Bytes(model), size) for size in sizes]
+        each_s = [self._forecast.seconds(_DecodingLane(model), size) for size in sizes]
         inside_s = self._inside_s if self.num_inside else 0.0
         return max(max(each_s), (inside_s + sum(each_s)) / self._num_threads)
 

@@ -63,7 +63,7 @@ class ImageDone(NamedTuple):
     inference_s: float
 
 
-class Lane(Protocol):
+class BatchLane(Protocol):
     """What the images of a batch have in common."""
 
     @property
@@ -79,7 +79,7 @@ class BatchDone(Protocol):
     """A batch was computed."""
 
     @property
-    def lane(self) -> Lane:
+    def lane(self) -> BatchLane:
         """The lane of all its images."""
 
     @property

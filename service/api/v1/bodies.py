@@ -40,9 +40,9 @@ MAX_JSON_MARKS = 256
 parameters some dozens. Millions would keep the JSON parser busy, which blocks other threads."""
 
 
-Parts = tuple[list[bytes], dict[str, object]]
+ImagesAndParameters = tuple[list[bytes], dict[str, object]]
 """the images and the parameters of a body"""
-InAThread = Callable[[Callable[[], Parts]], Awaitable[Parts]]
+InAThread = Callable[[Callable[[], ImagesAndParameters]], Awaitable[ImagesAndParameters]]
 
 
 class Upload(NamedTuple):
@@ -141,7 +141,7 @@ def _join(
     return ClassifyParameters.model_validate({**first, **second})
 
 
-def _parse_multipart(body: bytes, content_type: str, max_images: int) -> Parts:
+def _parse_multipart(body: bytes, content_type: str, max_images: int) -> ImagesAndParameters:
     """The images of a form, in their order, and its parameters."""
     parts = multipart.read(body, content_type, max_images)
     for part in parts:
@@ -157,7 +157,7 @@ def _parse_multipart(body: bytes, content_type: str, max_images: int) -> Parts:
     return images, _parameters(fields, "form fields", strict=False)
 
 
-def _parse_json(body: bytes) -> Parts:
+def _parse_json(body: bytes) -> ImagesAndParameters:
     """The image of a JSON body, and its parameters."""
     if sum(map(body.count, (b"[", b"{", b",", b":"))) > MAX_JSON_MARKS:
         raise InvalidRequestError(

@@ -15,7 +15,7 @@ BOUNDARY = re.compile(r';\s*boundary\s*=\s*(?:"([^"]+)"|([^";]+))', re.IGNORECAS
 """the boundary in a content type. Some clients do not quote characters that need quotes."""
 
 
-class Part(NamedTuple):
+class FormPart(NamedTuple):
     """One part of a form."""
 
     name: str
@@ -23,7 +23,7 @@ class Part(NamedTuple):
     data: bytes
 
 
-def read(body: bytes, content_type: str, max_images: int) -> list[Part]:
+def read(body: bytes, content_type: str, max_images: int) -> list[FormPart]:
     """Parse a form. Each of its files counts as an image.
 
     Raises:
@@ -50,7 +50,9 @@ def read(body: bytes, content_type: str, max_images: int) -> list[Part]:
     return parts
 
 
-def _parts(events: Iterator[MultipartSegment | bytes | None], max_images: int) -> Iterator[Part]:
+def _parts(
+    events: Iterator[MultipartSegment | bytes | None], max_images: int
+) -> Iterator[FormPart]:
     """Yield each part when it is complete. The parser is lazy, so a limit also saves work.
 
     Args:
@@ -61,7 +63,7 @@ def _parts(events: Iterator[MultipartSegment | bytes | None], max_images: int) -
     name, is_file, data = "", False, b""
     for event in events:
         if event is None:
-            yield Part(name, is_file, data)
+            yield FormPart(name, is_file, data)
         elif isinstance(event, bytes):
             data += event
             if not is_file and len(data) > LONGEST_FIELD_BYTES:
@@ -101,7 +103,7 @@ def _text(value: bytes) -> str:
         raise _unreadable("a name or a field is no UTF-8") from exc
 
 
-def text_of(part: Part) -> str:
+def text_of(part: FormPart) -> str:
     """The value of a part that is no file.
 
     Raises:
