@@ -26,7 +26,7 @@ SMALLEST = 1e-12
 MOST_ROWS = 320
 """most rows of one product; the tokens of one image usually fit"""
 WHOLE_IMAGES = 8
-"""up to so many unreduced images are one product"""
+"""most unreduced images that are computed as one product"""
 ROW_STEP = 8
 
 

@@ -21,7 +21,7 @@ TIMER_S = 0.001
 """asyncio's timers round up to whole milliseconds; any delay beyond this is lateness."""
 SHOW_EVERY_S = 0.25
 RECENT_S = 5.0
-"""the numbers that are shown while the load runs are of the last seconds, so many"""
+"""seconds before now that the numbers shown during the load are about"""
 
 
 class Live(NamedTuple):

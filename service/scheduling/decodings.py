@@ -52,7 +52,7 @@ class Decodings:
         return decoding
 
     def end(self, decoding: Decoding, seconds: float | None) -> None:
-        """Count a picture out after so many seconds of decoding; None: decoding failed."""
+        """Count a picture out. `seconds` is the time of decoding; None: decoding failed."""
         self._change(-1, -decoding.expected_s)
         if seconds is not None:
             self._forecast.observe(decoding.lane, decoding.num_bytes, seconds)

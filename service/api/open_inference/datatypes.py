@@ -67,7 +67,8 @@ def _floats(values: list[Any], where: str) -> bytes:
     out_of_range = InvalidRequestError(f"{where}: a number is outside the range of FP32")
     try:
         packed = struct.pack(f"<{len(values)}f", *values)
-    except (struct.error, OverflowError) as exc:  # of whole numbers; of floats
+    except (struct.error, OverflowError) as exc:
+        # struct.error comes from whole numbers, OverflowError from floats.
         raise out_of_range from exc
     if not all(map(math.isfinite, values)):  # struct packs 1e999, which is infinite
         raise out_of_range
