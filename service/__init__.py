@@ -1,6 +1,6 @@
-"""The service: a runtime that classifies pictures, and the doors through which requests reach it.
+"""The service: a runtime that classifies pictures, and the commands and APIs that call it.
 
-Read the rooms from the door inwards. An arrow never runs back up:
+A package imports only packages that come after it here:
 cli -> api -> runtime -> settings -> pipeline -> accuracy -> models -> images, backends ->
 scheduling -> telemetry, load -> tiers -> errors.
 """

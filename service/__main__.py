@@ -9,7 +9,7 @@ from service.cli.termination import exit_on_sigterm
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     exit_on_sigterm()
-    from service.cli import commands  # only now: a signal must end these imports, too
+    from service.cli import commands  # after the handler: a signal must end these imports
 
     return commands.run(arguments)
 

@@ -1,18 +1,18 @@
 """Everything that can go wrong with a request, each with a stable code. No HTTP here.
 
 ServiceError
-├── InvalidRequestError     the body is not what its content type promises
+├── InvalidRequestError     the body is not what its content type says
 ├── ImageRejectedError      the bytes are no readable image
-├── UnauthorizedError       no key, or none that is known
+├── UnauthorizedError       no key, or an unknown one
 ├── SlowClientError         the request took too long to arrive
 ├── TooLargeError           more bytes, pixels or images than allowed
-├── UnsupportedMediaError   the content type is not one that can hold an image
+├── UnsupportedMediaError   the content type cannot hold an image
 ├── InvalidParameterError   well-formed, but outside what is allowed
 ├── ModelNotFoundError      no loaded model has this name
-├── OverloadedError         no place inside; trying again later will work
-├── TooManyRequestsError    one key has too many requests inside
+├── OverloadedError         too much work inside; trying again later will work
+├── TooManyRequestsError    too many requests of one key inside
 ├── NotReadyError           loading, draining or failed
-├── DeadlineExceededError   not answered in time
+├── DeadlineExceededError   the answer was not ready before the deadline
 └── InferenceError          the model failed; not the client's fault
     └── OutOfDeviceMemoryError   the batch did not fit
 """
@@ -28,7 +28,7 @@ class ServiceError(Exception):
 
 
 class InvalidRequestError(ServiceError):
-    """The body is not what its content type promises."""
+    """The body is not what its content type says."""
 
     code = "invalid_request"
 
@@ -40,7 +40,7 @@ class ImageRejectedError(ServiceError):
 
 
 class UnauthorizedError(ServiceError):
-    """The request carries no API key, or one that is not known here."""
+    """The request has no API key, or an unknown one."""
 
     code = "unauthorized"
 
@@ -58,7 +58,7 @@ class TooLargeError(ServiceError):
 
 
 class UnsupportedMediaError(ServiceError):
-    """The content type is not one that can hold an image."""
+    """The content type cannot hold an image."""
 
     code = "unsupported_media_type"
 
@@ -76,18 +76,18 @@ class ModelNotFoundError(ServiceError):
 
 
 class OverloadedError(ServiceError):
-    """As much work is waiting as is allowed; trying again later will work."""
+    """The most work that is allowed is waiting; trying again later will work."""
 
     code = "overloaded"
 
     def __init__(self, message: str, retry_after_s: int) -> None:
-        """Say when trying again makes sense, in whole seconds."""
+        """`retry_after_s`: whole seconds after which the client should try again."""
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
 
 class TooManyRequestsError(ServiceError):
-    """One API key has as many requests inside as it may."""
+    """One API key has the most requests inside that it may have."""
 
     code = "too_many_requests"
     retry_after_s = 1
@@ -101,7 +101,7 @@ class NotReadyError(ServiceError):
 
 
 class DeadlineExceededError(ServiceError):
-    """The answer was not there in time."""
+    """The answer was not ready before the deadline."""
 
     code = "deadline_exceeded"
 

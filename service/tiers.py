@@ -1,4 +1,4 @@
-"""Tier name or r -> the reduction that will run. The one place that knows what a tier means."""
+"""Tier name or r -> the reduction that will run. Only this module knows what a tier means."""
 
 from typing import Literal, NamedTuple, get_args
 
@@ -35,7 +35,7 @@ REFERENCE_BLOCKS = 12
 
 
 class Reduction(NamedTuple):
-    """What a request gets."""
+    """The token reduction that a request gets."""
 
     method: str
     r: int | None
@@ -45,22 +45,22 @@ class Reduction(NamedTuple):
 
 
 class ReductionRange(NamedTuple):
-    """What a model can be asked for."""
+    """The reductions that a model can run."""
 
     methods: tuple[str, ...]
     num_patches: int
     num_blocks: int
     max_r: int
-    """half of the patches: more cannot go in one block."""
+    """half of the patches: one block cannot remove more."""
     calibrated: frozenset[Tier] = frozenset()
-    """tiers with a schedule of their own."""
+    """tiers that have a calibrated schedule."""
 
 
 def tier_r(tier: Tier, limits: ReductionRange) -> int:
     """The constant r of a tier for one model.
 
-    The r of a 12-block model with 196 patches, scaled so that the same share of the tokens goes:
-    times patches / 196, times 12 / blocks.
+    `TIER_R` is for 12 blocks and 196 patches. It is scaled by patches / 196 and by 12 / blocks, so
+    that the same share of the tokens is removed.
     """
     scale = limits.num_patches / REFERENCE_PATCHES * REFERENCE_BLOCKS / limits.num_blocks
     return min(round(TIER_R[tier] * scale), limits.max_r)

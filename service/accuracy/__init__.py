@@ -1,4 +1,4 @@
-"""How right the answers are: tiers on labelled pictures, and agreement on live traffic.
+"""How accurate the answers are: on labelled pictures, and by agreement on live traffic.
 
-It must not know requests. It asks for logits through a callable that it is given.
+This package must not know requests. It gets logits from a callable that is passed to it.
 """

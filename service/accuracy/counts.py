@@ -1,4 +1,4 @@
-"""What was measured of a tier on labelled pictures, and how sure that is."""
+"""The accuracy of a tier on labelled pictures, with confidence intervals."""
 
 import math
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 TOP_K = (1, 5)
-"""the best 1 and the best 5 labels count"""
+"""a picture counts as right if its label is among the k best: k = 1 and k = 5"""
 Z = 1.96
-"""standard deviations to either side that hold 95 % of a normal distribution"""
+"""95 % of a normal distribution lie within this many standard deviations of its mean"""
 
 
 class Share(NamedTuple):

@@ -1,4 +1,4 @@
-"""Live accuracy: labelled pictures run through every tier, while the device has time to spare."""
+"""Live accuracy: labelled pictures run through every tier while the device has spare time."""
 
 import asyncio
 import logging
@@ -24,15 +24,15 @@ Infer = Callable[[Variant, Sequence[Tensor]], Awaitable[Sequence[Tensor]]]
 
 
 class Probe:
-    """Measures the tiers of each model, and publishes what it finds."""
+    """Measures the accuracy of each model's tiers, and publishes it."""
 
     def __init__(self, infer: Infer, pool: DecodePool, record: AccuracyRecord) -> None:
-        """Prepare it.
+        """Create a probe; `run` measures.
 
         Args:
             infer: runs some images, in spare time.
             pool: decodes pictures.
-            record: told of what is found.
+            record: told of the accuracy.
         """
         self._infer = infer
         self._pool = pool
@@ -40,17 +40,17 @@ class Probe:
         self._latest: dict[str, Mapping[Tier, Measured]] = {}
 
     def latest(self, model: str) -> Mapping[Tier, Measured]:
-        """What the last complete probe of a model found; empty before there is one."""
+        """Counts of the last complete probe of a model; empty before the first one."""
         return self._latest.get(model, {})
 
     async def run(
         self, probe_sets: Sequence[tuple[ServedModel, ProbeSet]], interval_s: float
     ) -> None:
-        """Probe all models, again and again. A probe that fails is logged, and made up for later.
+        """Probe all models, round after round. A failed probe is logged, and the rounds go on.
 
         Args:
             probe_sets: models with their labelled pictures.
-            interval_s: from the start of a round to the start of the next one.
+            interval_s: seconds from the start of a round to the start of the next one.
         """
         for model, probe_set in probe_sets:
             self._publish_baseline(model, probe_set)
@@ -63,7 +63,7 @@ class Probe:
                     await self._probe(model, probe_set)
                 except NotReadyError:
                     return  # the service is going away
-                except Exception:  # whatever is wrong with a picture, clients are served on
+                except Exception:  # clients are served whatever is wrong with a picture
                     logger.exception("a probe failed", extra={"model": model.name})
             await asyncio.sleep(max(0.0, started + interval_s - time.monotonic()))
 
@@ -100,13 +100,13 @@ async def measure(
     measured: dict[Tier, Measured],
     infer: Infer,
 ) -> None:
-    """Run some labelled pictures through some tiers and count what comes out.
+    """Run labelled pictures through some tiers and count the right answers.
 
     Args:
         model: the model.
-        pictures: pixels (3, H, W) and the index of the right class, of each.
-        measured: the tiers, and where to count.
-        infer: runs the pictures.
+        pictures: of each, pixels (3, H, W) and the index of the right class.
+        measured: the tiers, each with the counts to add to.
+        infer: computes the logits of the pictures.
     """
     pixels = [pixels for pixels, _ in pictures]
     unreduced = await infer(model.at("exact"), pixels)

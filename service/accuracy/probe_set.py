@@ -43,7 +43,7 @@ class Picture(NamedTuple):
 
 
 class ProbeSet(NamedTuple):
-    """Labelled pictures, and the accuracy that the model reached when it was good."""
+    """Labelled pictures, and the accuracy that was measured when the model was known to be good."""
 
     pictures: tuple[Picture, ...]
     """at least one"""
@@ -51,7 +51,7 @@ class ProbeSet(NamedTuple):
 
 
 def read(folder: Path, labels: Sequence[str], *, max_pictures: int) -> ProbeSet:
-    """Read the list of pictures; of more than allowed, evenly spaced ones.
+    """Read the list of pictures; if it is too long, take evenly spaced ones.
 
     Args:
         folder: holds `labels.csv` with the columns `file` and `index` or `label`.
@@ -59,7 +59,7 @@ def read(folder: Path, labels: Sequence[str], *, max_pictures: int) -> ProbeSet:
         max_pictures: at least 1.
 
     Raises:
-        ModelLoadError: nothing there, or it does not fit the model.
+        ModelLoadError: there are no pictures, or the labels do not fit the model.
     """
     path = folder / LABELS
     try:

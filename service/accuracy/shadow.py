@@ -1,4 +1,4 @@
-"""Agreement on live traffic: some answers are compared with what the unreduced model says."""
+"""Agreement on live traffic: some answers are compared with those of the unreduced model."""
 
 import asyncio
 import logging
@@ -16,7 +16,7 @@ from service.telemetry.record import AccuracyRecord
 logger = logging.getLogger(__name__)
 
 MAX_WAITING = 8
-"""answers that wait for their comparison; each keeps its pixels in memory until then"""
+"""most answers that wait for their comparison; each keeps its pixels in memory until then"""
 
 
 class Sample(NamedTuple):
@@ -32,7 +32,7 @@ class Sample(NamedTuple):
 
 
 class Shadow:
-    """Compares a random share of the answers, in spare time of the device. It stores nothing."""
+    """Compares a random share of the answers in spare time of the device, and stores no picture."""
 
     def __init__(
         self,
@@ -42,13 +42,13 @@ class Shadow:
         fraction: float,
         seed: int | None = None,
     ) -> None:
-        """Prepare it.
+        """Create a shadow; `run` compares.
 
         Args:
             infer: runs the unreduced model, in spare time.
             record: told of each comparison.
             fraction: share of the answers to compare, 0 ... 1.
-            seed: of the choice; None: another one in each process.
+            seed: of the random choice; None: a different one in each process.
         """
         self._infer = infer
         self._record = record
@@ -57,7 +57,7 @@ class Shadow:
         self._waiting: asyncio.Queue[Sample] = asyncio.Queue(MAX_WAITING)
 
     def offer(self, sample: Sample) -> None:
-        """Queue this answer for a comparison, if chance chooses it. The call never waits."""
+        """Queue this answer for a comparison if the random choice takes it; never waits."""
         if not any(sample.variant.schedule) or self._random.random() >= self._fraction:
             return
         try:
@@ -66,14 +66,14 @@ class Shadow:
             self._record.shadow_dropped()
 
     async def run(self) -> None:
-        """Compare what was offered, until the service goes away."""
+        """Compare the queued answers until the service shuts down."""
         while True:
             sample = await self._waiting.get()
             try:
                 await self._compare(sample)
             except NotReadyError:
                 return
-            except Exception:  # clients are served on
+            except Exception:  # clients are served whatever goes wrong here
                 logger.exception("a comparison failed", extra={"model": sample.model.name})
 
     async def _compare(self, sample: Sample) -> None:

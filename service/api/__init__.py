@@ -1,5 +1,5 @@
-"""The doors: HTTP in, HTTP out. The only room that knows a protocol.
+"""The HTTP APIs. This is the only package that knows a protocol.
 
-It turns a request into pictures and a `Wanted`, asks the runtime, and turns outcomes into answers
-and errors into statuses. It must not decide what runs, and it must not touch a model.
+It turns a request into pictures and a `Wanted`, calls the runtime, and turns outcomes into answers
+and errors into statuses. It must not choose the reduction, and it must not use a model.
 """

@@ -1,4 +1,4 @@
-"""The HTTP application: one door over a runtime."""
+"""The HTTP application over a runtime."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,11 +23,11 @@ def create_app(settings: Settings, runtime: Runtime | None = None) -> FastAPI:
     """Build the application. Its lifespan starts the runtime and stops it.
 
     Args:
-        settings: all of them.
-        runtime: what answers; None: a new one with these settings.
+        settings: the settings for a new runtime.
+        runtime: the runtime to use; None: a new one with these settings.
 
     Raises:
-        SettingsError: the API keys cannot be read, or the device cannot compute so.
+        SettingsError: the API keys cannot be read, or the device cannot do what is set.
     """
     runtime = runtime or Runtime(settings)
     runtime.record.expect_statuses(problems.ALL_STATUSES)

@@ -1,6 +1,6 @@
-"""One exchange with a client that wants work: let in, read, answered or told why not, counted.
+"""One request for work: it is let in, read, answered (or refused with a reason), and counted.
 
-What the native route and the Open Inference Protocol have in common.
+The native API and the Open Inference Protocol share this code.
 """
 
 import asyncio
@@ -23,10 +23,10 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 CLIENT_GONE = 499
-"""never seen by a client: the status under which a request counts that its client gave up"""
+"""status in the metrics for a request whose client left; no client ever gets it"""
 
 Work = Callable[[Call, bytes], Coroutine[Any, Any, Response]]
-"""(the call, its body) -> the answer"""
+"""(call, body of the request) -> answer"""
 
 
 def presented_key(request: Request) -> str | None:
@@ -36,18 +36,18 @@ def presented_key(request: Request) -> str | None:
 
 
 async def authorize(runtime: Runtime, request: Request) -> None:
-    """Let a client ask what is served.
+    """Check that a client may see what is served.
 
     Raises:
-        UnauthorizedError: it has none of the keys.
-        NotReadyError: the service is loading or going away.
+        UnauthorizedError: a key is needed, and this one is missing or unknown.
+        NotReadyError: the service is loading or shutting down.
     """
     runtime.entrance.api_keys.identify(presented_key(request))
     runtime.lifecycle.require_serving()
 
 
 async def exchange(runtime: Runtime, request: Request, work: Work) -> Response:
-    """Read a request and have it worked on, unless its client leaves; count and log it."""
+    """Read a request and answer it by `work`, unless its client leaves; count and log it."""
     call = Call(request.state.request_id, monotonic())
     status = 500
     try:
@@ -75,10 +75,10 @@ async def exchange(runtime: Runtime, request: Request, work: Work) -> Response:
 
 
 async def _answer(runtime: Runtime, request: Request, call: Call, work: Work) -> Response:
-    """Let the request in, read it, work on it.
+    """Let the request in, read it, and answer it by `work`.
 
     Raises:
-        ServiceError: it cannot be answered.
+        ServiceError: the request cannot be answered.
         ClientDisconnect: the client has left.
     """
     runtime.lifecycle.require_serving()
@@ -88,14 +88,14 @@ async def _answer(runtime: Runtime, request: Request, call: Call, work: Work) ->
     with runtime.entrance.enter(key, announced_bytes=announced) as (call.api_key, arrived):
         body = await _receive(request, runtime, arrived)
         if not receiving.is_plain(request.headers):
-            arrived(max_bytes - len(body))  # inflated, it may become that large
+            arrived(max_bytes - len(body))  # decompressed, it may become that large
         call.phase = "queued"
         try:
             return await _while_connected(request.receive, work(call, body))
         except asyncio.CancelledError as exc:
             if not runtime.lifecycle.is_stopping:
                 raise
-            # The time to drain is over. The client is told, where it would get a bare 500.
+            # The time to drain is over. Without this error, the client would get a bare 500.
             raise NotReadyError("the service has shut down before the answer was there") from exc
 
 
@@ -111,10 +111,10 @@ async def _receive(request: Request, runtime: Runtime, arrived: Callable[[int], 
 
 
 async def _while_connected(receive: Receive, work: Coroutine[None, None, T]) -> T:
-    """Work for a client whose request has been read, for as long as it stays.
+    """Await the work for as long as the client stays connected.
 
     Raises:
-        ClientDisconnect: it has left; the work is cancelled.
+        ClientDisconnect: the client has left; the work is cancelled.
     """
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_disconnected(receive))

@@ -1,6 +1,6 @@
-"""What every answer carries: the request's id, its trace, and whether to close the connection.
+"""The headers of every answer: the request's id, its trace, and whether to close the connection.
 
-It also answers HEAD as GET, without the body.
+This middleware also answers HEAD like GET, without the body.
 """
 
 import re
@@ -19,16 +19,16 @@ ACCEPTABLE_TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]
 
 
 class CommonHeaders:
-    """Pure ASGI middleware: unlike `BaseHTTPMiddleware`, it does not hide a client's leaving."""
+    """Pure ASGI middleware. `BaseHTTPMiddleware` would hide that a client has left."""
 
     def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
         self._app = app
         self._lifecycle = lifecycle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Name the request in its state, in the log and in the headers of its answer.
+        """Add the request's id to its state, to the log and to the headers of its answer.
 
-        Every route that answers GET answers HEAD, too.
+        Each route that answers GET also answers HEAD.
         """
         if scope["type"] != "http":
             await self._app(scope, receive, send)
@@ -44,7 +44,7 @@ class CommonHeaders:
 
         is_head = scope["method"] == "HEAD"
         if is_head:
-            # A copy: the server, too, has to know that the answer has no body.
+            # A copy: the server still has to see HEAD, because the answer has no body.
             scope = {**scope, "method": "GET"}
 
         async def send_with_headers(message: Message) -> None:
@@ -56,7 +56,7 @@ class CommonHeaders:
                 if trace:
                     sent[TRACE_HEADER] = trace.group()
                 if self._lifecycle.is_stopping:
-                    # A client that keeps its connection would lose its next request with it.
+                    # The connection is about to end: a next request on it would be lost.
                     sent["connection"] = "close"
             await send(message)
 

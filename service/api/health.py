@@ -1,4 +1,4 @@
-"""Is it alive, is it ready, and how is it doing."""
+"""The routes for probes and metrics: alive, ready, and all metrics."""
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse

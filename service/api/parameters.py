@@ -1,4 +1,4 @@
-"""What a request may choose, checked: the parameters that both protocols take."""
+"""The parameters of a request, checked. Both APIs take them."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -6,7 +6,7 @@ from service.pipeline.request import Wanted
 from service.tiers import Tier
 
 LONGEST_MS = 3_600_000
-"""the longest budget or deadline"""
+"""the longest latency budget or deadline, in milliseconds"""
 
 
 class ClassifyParameters(BaseModel):
@@ -50,5 +50,5 @@ class ClassifyParameters(BaseModel):
     )
 
     def wanted(self) -> Wanted:
-        """The same in the pipeline's words."""
+        """The same choices as the pipeline takes them."""
         return Wanted(**{name: getattr(self, name) for name in ClassifyParameters.model_fields})

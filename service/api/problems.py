@@ -1,6 +1,6 @@
 """Errors as problem documents (RFC 9457), and with `error` for the Open Inference Protocol.
 
-The one table from error to status.
+Only this module maps errors to HTTP statuses.
 """
 
 from collections.abc import Iterable, Mapping
@@ -46,7 +46,7 @@ STATUS: dict[type[ServiceError], int] = {
 }
 
 ALL_STATUSES = sorted(set(STATUS.values()))
-"""what a request for work may be answered with if not with success."""
+"""all statuses of a request for work that fails"""
 
 MEDIA_TYPE = "application/problem+json"
 OPEN_INFERENCE = "/v2"
@@ -56,7 +56,7 @@ OPEN_INFERENCE_ERROR = {
     "properties": {"error": {"type": "string"}},
 }
 LONGEST_DETAIL = 500
-"""characters; what a client sent may be quoted in it"""
+"""most characters of `detail`, which may quote the request"""
 
 Documented = dict[int | str, dict[str, object]]
 """status -> its entry in `/openapi.json`"""
@@ -126,7 +126,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def _(request: Request, _: Exception) -> JSONResponse:
-        # This answer is given outside of all middleware, which would name the request.
+        # No middleware sees this answer, so the request's id is added here.
         response = unexpected_response(request)
         response.headers["X-Request-ID"] = request.state.request_id
         return response
@@ -154,7 +154,7 @@ def _problem(request: Request, status: int, detail: str, code: str) -> Problem:
 def _response(problem: Problem, headers: Mapping[str, str] | None) -> JSONResponse:
     document = problem.model_dump()
     if problem.instance.startswith(OPEN_INFERENCE):
-        # Its clients read `error`, and one of them only where the media type is this.
+        # Clients of this protocol read `error`; one of them reads it only with this media type.
         document = {"error": problem.detail, **document}
         return JSONResponse(document, problem.status, headers=headers)
     return JSONResponse(document, problem.status, headers=headers, media_type=MEDIA_TYPE)

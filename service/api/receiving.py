@@ -1,4 +1,4 @@
-"""A request's body, received within limits, before anybody understands it."""
+"""Receives the body of a request within limits, without parsing it."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from service.errors import TooLargeError
 
 
 def announced_length(headers: Headers, max_bytes: int) -> int:
-    """How many bytes the header says that a body will have; 0 if it does not say.
+    """The length of the body that the header announces, in bytes; 0 if it announces none.
 
     Raises:
         TooLargeError: the header announces more than `max_bytes`.
@@ -23,22 +23,22 @@ def announced_length(headers: Headers, max_bytes: int) -> int:
 
 
 def is_plain(headers: Headers) -> bool:
-    """Whether a body is what it is, not compressed."""
+    """Whether a body is not compressed."""
     return headers.get("content-encoding", "identity").lower() == "identity"
 
 
 async def read_body(request: Request, max_bytes: int, arrived: Callable[[int], None]) -> bytes:
-    """The whole body.
+    """The whole body of a request.
 
     Args:
-        request: whose body it is.
-        max_bytes: most bytes.
-        arrived: told how many bytes have come, piece by piece; may raise.
+        request: the request.
+        max_bytes: most bytes of the body.
+        arrived: called with the number of bytes of each piece; may raise.
 
     Raises:
-        TooLargeError: it has more than `max_bytes`.
+        TooLargeError: the body has more than `max_bytes`.
     """
-    body = bytearray()  # not a list of pieces: of one byte each they would be many times larger
+    body = bytearray()  # not a list: pieces of one byte each would take many times the memory
     async for chunk in request.stream():
         if len(body) + len(chunk) > max_bytes:
             raise _too_large(max_bytes)

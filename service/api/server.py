@@ -1,4 +1,4 @@
-"""The server process: it listens, leaves in steps when asked to, and ends with an exit status."""
+"""The server process: it listens, shuts down in steps, and ends with an exit status."""
 
 import errno
 import logging
@@ -18,17 +18,17 @@ from service.api.slow_clients import limited_protocol
 from service.errors import SettingsError
 from service.runtime.lifecycle import Phase
 
-if TYPE_CHECKING:  # at run time it would import PyTorch before the port is checked
+if TYPE_CHECKING:  # at run time this would import PyTorch before the port is checked
     from service.runtime.runtime import Runtime
 
 BUSY_THREADS_S = 0.5
-"""how long the process waits at its end for the threads that decode and compute"""
+"""seconds for which the process waits at its end for the threads that decode and compute"""
 RECEIVE_GRACE_S = 2.0
-"""after this the connection is closed, where the polite 408 has not helped"""
+"""seconds after the 408 of `receive_timeout_s` until the connection is closed"""
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server that leaves in steps: not ready, then draining, then exit with 0."""
+    """A uvicorn server that shuts down in steps: not ready, then draining, then exit with 0."""
 
     def __init__(self, config: uvicorn.Config, runtime: "Runtime") -> None:
         super().__init__(config)
@@ -37,9 +37,9 @@ class Server(uvicorn.Server):
         self._leaves_at = math.inf
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
-        """SIGTERM: serve on for the drain delay; SIGINT or a second signal: drain at once.
+        """On SIGTERM, serve on for the drain delay. On SIGINT or a second signal, drain at once.
 
-        A further signal ends even the draining.
+        A further signal ends the draining as well.
         """
         if self.should_exit:
             self.force_exit = True
@@ -50,7 +50,7 @@ class Server(uvicorn.Server):
             self._leave()
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: leave once the delay is over, or the service has failed."""
+        """Called ten times a second: shut down once the delay is over or the service has failed."""
         must_leave = self._runtime.lifecycle.phase in (Phase.DRAINING, Phase.FAILED)
         if must_leave or time.monotonic() >= self._leaves_at:
             self._leave()
@@ -64,12 +64,12 @@ class Server(uvicorn.Server):
 def run(app: ASGIApp, runtime: "Runtime") -> int:
     """Serve until a signal comes or the service fails.
 
-    Where a thread is still busy at the end, this does not return: it ends the process.
+    If a thread is still busy at the end, this ends the process instead of returning.
 
     Args:
         app: the application over the runtime.
-        runtime: what answers; its settings say where to listen, and how long clients and the
-            draining may take.
+        runtime: the runtime. Its settings give the address, the time for a client to send a
+            request, and the time for draining.
 
     Returns:
         The exit status: 1 if the service failed, 0 otherwise.
@@ -88,7 +88,7 @@ def run(app: ASGIApp, runtime: "Runtime") -> int:
     Server(config, runtime).run()
     status = 1 if runtime.lifecycle.phase is Phase.FAILED else 0
     if _threads_are_busy():
-        # Not sys.exit: the interpreter would wait for them, and a stuck one never ends.
+        # Not sys.exit: the interpreter would wait for the threads, and a stuck one never ends.
         logging.shutdown()
         os._exit(status)
     return status
@@ -106,11 +106,11 @@ def check_port(host: str, port: int) -> None:
         )
         for family, kind, protocol, _, address in addresses:
             with socket.socket(family, kind, protocol) as listener:
-                if os.name == "posix":  # as the server will do it
+                if os.name == "posix":  # as the server does
                     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 listener.bind(address)
     except OSError as exc:
-        if exc.errno == errno.EADDRNOTAVAIL:  # perhaps one of several; the server will see
+        if exc.errno == errno.EADDRNOTAVAIL:  # the host may have others; uvicorn tries them
             return
         raise SettingsError(
             f"cannot listen on RAPID_HOST={host} RAPID_PORT={port}: {exc.strerror}"

@@ -1,8 +1,8 @@
-"""uvicorn's HTTP protocol, with limits to how long and how much a client may send to no purpose.
+"""uvicorn's HTTP protocol, with limits to the time and size of a request that never completes.
 
-uvicorn itself waits for ever for a head that comes byte by byte, and for the rest of a body after
-it has refused the request. It collects a head without end. Where a client offers another protocol,
-it takes the body for the next request.
+uvicorn itself has three gaps. It waits for ever for a head that comes byte by byte, and for the
+rest of a body after it has refused the request. It stores a head of any length. If a client offers
+to upgrade to another protocol, it takes the body for the next request.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 SLICE_BYTES = 16 * 1024
 MAX_SILENT_BYTES = 64 * 1024
-"""of a head, of trailers, or of what may stand between two pieces of a chunked body"""
+"""most bytes of a head, of trailers, or between two pieces of a chunked body"""
 OFFERS = (b"upgrade", b"http2-settings")
 
 
@@ -22,17 +22,17 @@ class LimitedProtocol(HttpToolsProtocol):
     max_receive_s: float
     _timer: asyncio.TimerHandle | None = None
     _num_silent_bytes = 0
-    """that have come since the last head, piece of a body or end of a request"""
+    """bytes since the last head, piece of a body or end of a request"""
     _has_head = False
     _is_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client has connected; its time for a first request begins."""
+        """A client has connected; the time limit of its first request begins."""
         super().connection_made(transport)
         self._start()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes have arrived. The parser gets slices, because it does not tell how far it is."""
+        """Bytes have arrived. The parser gets slices, because it does not report its progress."""
         self._unset_keepalive_if_required()
         for start in range(0, len(data), SLICE_BYTES):
             if self._is_refused or self.transport.is_closing():
@@ -53,7 +53,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """A head has arrived."""
         self._num_silent_bytes = 0
-        if not self.parser.should_upgrade():  # else it comes again, see `_feed`
+        if not self.parser.should_upgrade():  # otherwise `_feed` has it parsed again
             self._has_head = True
             super().on_headers_complete()
 
@@ -84,8 +84,8 @@ class LimitedProtocol(HttpToolsProtocol):
                 if self.parser.get_method() == b"CONNECT":
                     self._refuse("CONNECT is not supported.")
                     return
-                # A server may ignore the offer (RFC 9110, 7.8). The parser cannot: for it the body
-                # is the other protocol already. So it is given the same head without the offer.
+                # A server may ignore the offered upgrade (RFC 9110, 7.8). The parser cannot: it
+                # takes the body for the other protocol. So it gets the head without the offer.
                 (num_parsed,) = exc.args
                 data = self._head_without_offer() + data[num_parsed:]
             except httptools.HttpParserError:
@@ -102,11 +102,11 @@ class LimitedProtocol(HttpToolsProtocol):
         return b"\r\n".join([*lines, b"", b""])
 
     def _refuse(self, message: str) -> None:
-        """Close the connection: the place where its next request begins is unknown."""
+        """Close the connection, because it is unknown where its next request begins."""
         self._is_refused = True
         self.logger.warning(message)
         if self._is_answering:
-            self.cycle.keep_alive = False  # it closes behind that answer
+            self.cycle.keep_alive = False  # uvicorn closes the connection after that answer
         elif self.cycle is not None and self.cycle.more_body and self.cycle.response_started:
             self.transport.close()
         else:
@@ -129,11 +129,11 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _give_up(self) -> None:
         if self.pipeline or self._is_answering:
-            self._start()  # it is we who are late: the former request is not answered yet
+            self._start()  # the service is late: the request before is not answered yet
         elif not self.transport.is_closing():
             self.transport.close()
 
 
 def limited_protocol(max_receive_s: float) -> type[LimitedProtocol]:
-    """The protocol with this limit."""
+    """The protocol class with this limit in seconds."""
     return type("Limited", (LimitedProtocol,), {"max_receive_s": max_receive_s})

@@ -1,4 +1,4 @@
-"""What a backend computes, and what it offers to the engine that runs batches."""
+"""The interface of a backend to the engine: the variants it computes, and how."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -26,13 +26,13 @@ class Variant(NamedTuple):
     macs_ratio: float = 1.0
     """multiply-adds as a share of the unreduced model's."""
     dtype: torch.dtype = torch.float32
-    """that `module` wants its images in."""
+    """dtype of the images that `module` takes."""
     normalization: Normalization | None = None
-    """of images that come as bytes; None if none do."""
+    """for images that come as bytes; None if none do."""
 
 
 class Prepared(Protocol):
-    """What computes batches, and may prepare for some of them first."""
+    """Computes batches, and may prepare for some variants before."""
 
     def capture(
         self, variants: Sequence[Variant], input_size: Sequence[int], max_batch_size: int
@@ -40,7 +40,7 @@ class Prepared(Protocol):
         """Prepare for some variants, before there are batches.
 
         Args:
-            variants: of a model on the device.
+            variants: variants of a model on the device.
             input_size: channels, height and width of an image.
             max_batch_size: most images in a batch.
         """
@@ -48,7 +48,7 @@ class Prepared(Protocol):
     def run(self, variant: Variant, images: Tensor) -> Tensor:
         """Logits (B, K) of images (B, 3, H, W), which are on the device, in the variant's dtype.
 
-        For a batch that nothing was prepared for as well.
+        This also computes a batch that nothing was prepared for.
         """
 
 

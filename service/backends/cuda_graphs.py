@@ -1,8 +1,8 @@
-"""Batches that were prepared for, above all by CUDA graphs: work that is recorded once.
+"""CUDA graphs: the work of a batch is recorded once, and replayed for each batch of that size.
 
 Launching some hundred small kernels one by one takes the host longer than a GPU needs for a few
-images. A graph is of one variant and one batch size, so a batch goes into the smallest one with
-room for it. What has none (another r, no memory for more graphs) is computed as ever.
+images. A graph is for one variant and one batch size, so a batch goes into the smallest graph that
+holds it. A batch without a graph (another r, no memory for more graphs) is computed eagerly.
 """
 
 import logging
@@ -31,7 +31,7 @@ class Recording(NamedTuple):
     """(B, K), written by each replay."""
     replay: Callable[[], None]
     num_bytes: int
-    """by which the memory of all recordings grew."""
+    """bytes by which the memory of all recordings grew."""
 
 
 Record = Callable[[nn.Module, Tensor], Recording]
@@ -42,12 +42,12 @@ class Graphs:
     """All recordings of a device. Used by one thread at a time."""
 
     def __init__(self, record: Record, device: torch.device, *, max_bytes: int) -> None:
-        """Start with none.
+        """Begin with no recording; `capture` makes them.
 
         Args:
-            record: makes one.
+            record: makes a recording.
             device: where the images are.
-            max_bytes: of memory; once they take more, no further ones are made.
+            max_bytes: limit of memory; once the recordings take more, no further one is made.
         """
         self._record = record
         self._device = device
@@ -59,12 +59,12 @@ class Graphs:
     def capture(
         self, variants: Sequence[Variant], input_size: Sequence[int], max_batch_size: int
     ) -> None:
-        """Record some variants in all batch sizes: the small ones, which take least, first.
+        """Record some variants in all batch sizes. Small sizes go first, as they take least memory.
 
         A variant that cannot be recorded is logged and gets no further graph.
 
         Args:
-            variants: of a model on this device.
+            variants: variants of a model on this device.
             input_size: channels, height and width of an image.
             max_batch_size: most images in a batch.
         """
@@ -90,7 +90,7 @@ class Graphs:
         recording = recordings[size]
         recording.images[:B].copy_(images)
         recording.replay()
-        return recording.logits[:B].clone()  # the next replay writes over it
+        return recording.logits[:B].clone()  # the next replay overwrites the original
 
     def _add(self, variant: Variant, shape: Sequence[int]) -> bool:
         """Record a variant for images of a shape (B, 3, H, W); False if that failed."""
@@ -107,7 +107,7 @@ class Graphs:
         else:
             self._keep(variant, recording)
             return True
-        # Only here, where the error and the tensors that its frames hold are gone.
+        # After the `except` block: the error, whose frames hold tensors, is gone now.
         with suppress(RuntimeError):  # PyTorch before 2.13 may refuse after a broken recording
             torch.cuda.empty_cache()
         return False
@@ -123,15 +123,15 @@ class Graphs:
 class CudaRecorder:
     """Records with PyTorch; all recordings share one pool of memory.
 
-    Recordings may share a pool and be replayed in any order: they run one after the other, none
-    reads what another left, and their images (outside the pool) and logits (kept) are never handed
-    to another one.
+    Recordings may share a pool and be replayed in any order. They run one after the other, and none
+    reads what another one left. Their images lie outside the pool, and their logits are kept: the
+    pool never gives this memory to another recording.
 
     Source: https://docs.pytorch.org/docs/stable/notes/cuda.html, CUDA Graphs.
     """
 
     def __init__(self, device: torch.device) -> None:
-        """Remember the device, which is not touched yet."""
+        """Keep the device; the first recording is the first to use it."""
         self._device = device
 
     @cached_property
@@ -143,12 +143,12 @@ class CudaRecorder:
         return torch.cuda.graph_pool_handle()
 
     def __call__(self, module: nn.Module, images: Tensor) -> Recording:
-        """Record a module; its memory is what PyTorch then holds more than before.
+        """Record a module. `num_bytes` is the growth of the memory that PyTorch holds.
 
         Raises:
-            RuntimeError: this is not possible, or there is not enough memory.
+            RuntimeError: the module cannot be recorded, or there is not enough memory.
         """
-        # Our own `stream`, because after a failure `graph` leaves its own as the current one.
+        # A stream of the recorder: after a failure, `graph` would leave its own as the current one.
         with torch.cuda.device(images.device), torch.cuda.stream(self._stream):
             torch.cuda.synchronize()  # the images are there
             for _ in range(NUM_WARM_UPS):
@@ -157,7 +157,7 @@ class CudaRecorder:
             torch.cuda.empty_cache()
             before = torch.cuda.memory_reserved()
             graph = torch.cuda.CUDAGraph()
-            # Not "global": a scrape of the metrics may ask the device for its memory meanwhile.
+            # Not "global": a scrape of the metrics may query the device's memory meanwhile.
             with torch.cuda.graph(
                 graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
             ):
@@ -167,6 +167,6 @@ class CudaRecorder:
 
 
 def buckets(max_batch_size: int) -> tuple[int, ...]:
-    """Batch sizes to record: the powers of two, and the largest there is."""
+    """Batch sizes to record: the powers of two, and the largest size."""
     powers = (2**exponent for exponent in range(max_batch_size.bit_length()))
     return (*(size for size in powers if size < max_batch_size), max_batch_size)

@@ -1,4 +1,4 @@
-"""Run batches on one device, on its worker threads."""
+"""Runs batches on one device, on its worker threads."""
 
 import asyncio
 import logging
@@ -21,12 +21,12 @@ T = TypeVar("T")
 MemoryKind = Literal["used", "total"]
 MEMORY_KINDS: tuple[MemoryKind, ...] = get_args(MemoryKind)
 MAX_STREAMS = 4
-"""by default: Python itself runs one thread at a time, and more would wait for each other there"""
+"""default limit: Python runs one thread at a time, so more would wait for each other"""
 logger = logging.getLogger(__name__)
 
 
 class Threads(NamedTuple):
-    """What the batches of a device share."""
+    """The threads and streams of a device, which its batches share."""
 
     num_threads: int
     num_streams: int
@@ -34,11 +34,11 @@ class Threads(NamedTuple):
 
 
 class Engine:
-    """A device and the threads that work for it, one for each batch that runs at a time.
+    """A device and its worker threads, one for each batch that may run at a time.
 
     A GPU has one thread. It stacks a batch in pinned memory, starts the copy, the normalisation
-    and the model without waiting for any of them, and then waits for the logits. Decoding goes on
-    beside all of this; stacking and copying the next batch begin only after those logits.
+    and the model without waiting for any of them, and then waits for the logits. Images are decoded
+    meanwhile. The next batch is stacked and copied only after those logits.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class Engine:
             placement: where the models are, and how they compute.
             num_threads: as `share_out` takes it.
             num_streams: as `share_out` takes it.
-            prepared: what prepares for batches, where that is possible.
+            prepared: computes batches with graphs; None: all are computed eagerly.
 
         Raises:
-            SettingsError: so many streams are not possible.
+            SettingsError: this device cannot run so many streams.
         """
         self.placement = placement
         self.device = placement.device
@@ -72,19 +72,19 @@ class Engine:
         """Logits (K,), float32 on the CPU, of each image (3, H, W).
 
         Args:
-            variant: of a model on this device.
-            images: one batch, as `pixels.place` takes them.
-            num_threads: that it may use; 0: all.
+            variant: a variant of a model on this device.
+            images: one batch, as `pixels.to_device` takes them.
+            num_threads: most threads for the batch; 0: all.
 
         Raises:
-            OutOfDeviceMemoryError: so many images do not fit.
+            OutOfDeviceMemoryError: the batch does not fit into the memory of the device.
             DeviceStuckError: the device is broken; only a restart of the process helps.
         """
         threads = num_threads or self.num_threads
         return self.run(partial(self._forward, variant, images, threads))
 
     def run(self, work: Callable[[], T]) -> Awaitable[T]:
-        """Do something else on a worker thread, before there are batches."""
+        """Do other work on a worker thread, before there are batches."""
         return asyncio.get_running_loop().run_in_executor(self._workers, work)
 
     async def capture(
@@ -97,12 +97,12 @@ class Engine:
     async def warm_up(
         self, variant: Variant, input_size: Sequence[int], batch_sizes: Sequence[int]
     ) -> dict[int, float]:
-        """Run a variant so that no client waits for what only the first run needs.
+        """Run a variant once, so that no client waits for the work that only a first run needs.
 
         One image gets the whole device. Several images get the threads of one stream.
 
         Returns:
-            Seconds that the whole device would need, by batch size, of those that fit into its
+            Seconds that the whole device would need, by batch size; only sizes that fit into its
             memory.
 
         Raises:
@@ -124,9 +124,10 @@ class Engine:
         return seconds
 
     def memory_bytes(self, kind: MemoryKind) -> int:
-        """Bytes of memory that are used, or that there are in all.
+        """Bytes of memory: those used, or the total.
 
-        Of a GPU: by anyone, on the whole device. Of the CPU: by this process, of the machine's.
+        On a GPU, all processes count as use, and the device's memory is the total. On the CPU, this
+        process counts as use, and the machine's memory is the total.
         """
         if self.device.type == "cuda":
             free, total = torch.cuda.mem_get_info(self.device)
@@ -136,17 +137,17 @@ class Engine:
         return used if kind == "used" else total_bytes
 
     def close(self) -> None:
-        """Begin no further batch; the threads end after the running ones."""
+        """Begin no further batch; the threads end after the running batches."""
         self._workers.shutdown(wait=False, cancel_futures=True)
 
     def _forward(
         self, variant: Variant, images: Sequence[Tensor], num_threads: int
     ) -> list[Tensor]:
         if torch.get_num_threads() != num_threads:
-            torch.set_num_threads(num_threads)  # OpenMP keeps it for each calling thread
+            torch.set_num_threads(num_threads)  # OpenMP keeps this number for each calling thread
         try:
             with torch.inference_mode():
-                batch = pixels.place(
+                batch = pixels.to_device(
                     images, variant.normalization, device=self.device, dtype=variant.dtype
                 )
                 run = eagerly if self._prepared is None else self._prepared.run
@@ -154,9 +155,9 @@ class Engine:
         except torch.OutOfMemoryError as exc:
             message = _first_line(exc)
         except torch.AcceleratorError as exc:
-            # CUDA's errors stay: every later call in this process would fail as well.
+            # An error of CUDA persists: every later call in this process would fail as well.
             raise DeviceStuckError(f"the device is broken: {_first_line(exc)}") from exc
-        # Only here, where the error and the tensors that its frames hold are gone.
+        # After the `except` block: the error, whose frames hold tensors, is gone now.
         torch.cuda.empty_cache()
         raise OutOfDeviceMemoryError(message)
 
@@ -166,7 +167,7 @@ def _first_line(exc: Exception) -> str:
 
 
 def share_out(placement: Placement, num_threads: int, num_streams: int) -> Threads:
-    """What there is to compute with.
+    """The threads and streams that batches may use on a device.
 
     Args:
         placement: where the models are; a GPU counts as one thread.
@@ -176,7 +177,7 @@ def share_out(placement: Placement, num_threads: int, num_streams: int) -> Threa
             `MAX_STREAMS`, and on a GPU one.
 
     Raises:
-        SettingsError: so many streams are not possible.
+        SettingsError: this device cannot run so many streams.
     """
     if placement.device.type == "cuda":
         num_threads = 1

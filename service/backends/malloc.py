@@ -1,13 +1,13 @@
-"""How the process keeps the memory that it will need again."""
+"""Keeps freed memory in the process, for the next batch."""
 
 import ctypes
 
 MEBIBYTE = 2**20
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""names of glibc, malloc.h"""
+"""parameters of mallopt, from glibc's malloc.h"""
 KEPT_BYTES = 256 * MEBIBYTE
 LARGEST_KEPT_BYTES = 32 * MEBIBYTE
-"""the most that glibc allows"""
+"""largest block that stays in the process; glibc allows no more"""
 
 
 def keep_freed_memory() -> bool:
@@ -18,7 +18,7 @@ def keep_freed_memory() -> bool:
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):  # musl, macOS: they have rules of their own
+    except (OSError, AttributeError):  # musl and macOS have other allocators
         return False
     return bool(
         mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES) and mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)

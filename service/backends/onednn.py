@@ -1,10 +1,10 @@
-"""Linear layers with their weights laid out as the CPU's matrix library computes with them.
+"""Linear layers whose weights are packed: stored in the memory layout that oneDNN computes with.
 
-PyTorch hands the weights of a linear layer to oneDNN in their own order, at every call. Laid out
-once, they save that time; the numbers are the same within rounding. On request the layers compute
-in bfloat16, or in int8 with a scale for each output and one for each token, so that no answer
-depends on the other images of its batch. Patches are then embedded in bfloat16. All else stays
-float32.
+PyTorch passes the weights of a linear layer to oneDNN in PyTorch's layout, and oneDNN converts them
+at every call. Packing converts them once; the results are the same within rounding. The layers can
+also compute in bfloat16, or in int8 with one scale for each output and one for each token, so that
+no answer depends on the other images of its batch. Patches are then embedded in bfloat16. All other
+layers stay float32.
 Source: docs/decisions/0009.
 """
 
@@ -22,18 +22,18 @@ ONE_DNN: Any = torch.ops.mkldnn
 QUANTIZED: Any = torch.ops.onednn
 INT8_MAX, INT8_ZERO = 127, 128
 SMALLEST = 1e-12
-"""of a row of zeros"""
+"""lowest scale, for a row of zeros"""
 MOST_ROWS = 320
-"""of one product; the tokens of one image usually fit"""
+"""most rows of one product; the tokens of one image usually fit"""
 WHOLE_IMAGES = 8
-"""so many whole images, not reduced, are one product"""
+"""most unreduced images that are computed as one product"""
 ROW_STEP = 8
 
 
 class PackedLinear(nn.Linear):
-    """A linear layer, and perhaps the GELU that follows it, in one call.
+    """A linear layer with packed weights, and perhaps the GELU after it, in one call.
 
-    It keeps the shape of its weight, from which multiply-adds are counted, and no second copy.
+    It keeps the shape of the weight, because multiply-adds are counted from it, but no second copy.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class PackedLinear(nn.Linear):
 
         Args:
             linear: the layer, float32, on the CPU.
-            precision: to compute in.
+            precision: precision of the product.
             with_gelu: apply the exact GELU to the result.
-            at_once: numbers of rows that are one product, see `in_pieces`.
+            at_once: numbers of rows that are computed as one product, see `in_pieces`.
         """
         super().__init__(linear.in_features, linear.out_features, device="meta")
         self.bias = linear.bias
@@ -69,7 +69,7 @@ class PackedLinear(nn.Linear):
         self._precision = precision
 
     def unpacked(self) -> nn.Module:
-        """The same in PyTorch's own layers, with weights of their own; for float32."""
+        """The same as PyTorch's own layers, with a copy of the weights; float32 only."""
         linear = nn.Linear(self.in_features, self.out_features, device="meta")
         linear.weight = nn.Parameter(self._packed.to_dense(), requires_grad=False)
         linear.bias = self.bias
@@ -84,7 +84,7 @@ class PackedLinear(nn.Linear):
 
         Args:
             rows: (M, C_in).
-            into: (L, C_out), float32, takes the first L rows instead.
+            into: (L, C_out), float32: takes the first L rows of the result.
         """
         if self._precision == "int8":
             return self._int8(rows, into)
@@ -102,8 +102,8 @@ class PackedLinear(nn.Linear):
     def _int8(self, rows: Tensor, into: Tensor | None) -> Tensor:
         largest = torch.maximum(rows.amax(dim=1, keepdim=True), -rows.amin(dim=1, keepdim=True))
         scale = largest.clamp_(min=SMALLEST).div_(INT8_MAX)
-        # By way of int8: PyTorch has no vector code for the conversion to uint8, which the product
-        # wants. Adding the zero point turns one into the other, modulo 256.
+        # The product takes uint8, but PyTorch converts to uint8 without vector code. So convert to
+        # int8 and add the zero point: modulo 256, that gives the uint8.
         signed = (rows * (1 / scale)).round_().to(torch.int8)
         quantized = signed.view(torch.uint8).add_(INT8_ZERO)
         y: Tensor = QUANTIZED.qlinear_pointwise(
@@ -122,7 +122,7 @@ class PackedLinear(nn.Linear):
 
 
 class PackedMlp(nn.Module):
-    """Both layers of a ViT's MLP; what lies between them stays in the cache."""
+    """Both layers of a ViT's MLP; the values between them stay in the cache."""
 
     def __init__(self, fc1: PackedLinear, fc2: PackedLinear, at_once: Container[int] = ()) -> None:
         """Compute `fc2(fc1(x))`; the activation belongs to `fc1`."""
@@ -140,7 +140,7 @@ class PackedMlp(nn.Module):
 
 
 class PackedPatches(nn.Module):
-    """The convolution that embeds patches, one product for each of them: what it is."""
+    """The patch embedding: a convolution, computed as a matrix product over the patches."""
 
     def __init__(self, convolution: nn.Conv2d, precision: Precision) -> None:
         """Take over a convolution whose windows lie side by side, see `_is_of_patches`."""
@@ -164,7 +164,7 @@ class PackedPatches(nn.Module):
 
 
 Product = Callable[[Tensor, Tensor | None], Tensor]
-"""(rows (M, C_in), where the first of their results go) -> these, or all, (M, C_out)."""
+"""(rows (M, C_in), tensor (L, C_out) or None) -> the tensor with L results, or all (M, C_out)."""
 
 
 def in_pieces(
@@ -172,16 +172,16 @@ def in_pieces(
 ) -> Tensor:
     """Apply a product to some hundred rows at a time: (..., C_in) -> (..., C_out), float32.
 
-    For each number of rows that it meets, the library compiles code, about a megabyte for every
-    layer, and never drops it. Every reduction in every batch size has its own numbers of tokens:
-    that would become gigabytes, and each first time takes some milliseconds. So it meets few
-    numbers: multiples of `ROW_STEP` up to `MOST_ROWS`; rows of zeros fill the last piece.
+    For each new number of rows, oneDNN compiles code: some milliseconds, and about a megabyte for
+    every layer, which is never freed. Each reduction in each batch size has its own number of
+    tokens, so the code would take gigabytes. The pieces therefore have few numbers of rows:
+    multiples of `ROW_STEP` up to `MOST_ROWS`. Rows of zeros fill up the last piece.
 
     Args:
         x: (..., C_in).
-        product: to apply.
+        product: the product to apply.
         num_outputs: C_out.
-        at_once: a few numbers of rows, frequent ones, that are one piece.
+        at_once: a few frequent numbers of rows that are computed as one piece.
     """
     rows = x.flatten(end_dim=-2)
     num_rows = len(rows)
@@ -217,13 +217,13 @@ def _computes_as_expected() -> bool:
     linear = nn.Linear(16, 4).requires_grad_(requires_grad=False)
     try:
         found = PackedLinear(linear, "float32", with_gelu=True)(rows)
-    except (RuntimeError, TypeError):  # not the arguments that the operators take now
+    except (RuntimeError, TypeError):  # the operators take other arguments in this version
         return False
     return torch.allclose(found, F.gelu(linear(rows)), atol=1e-5)
 
 
 def pack(model: Any, precision: Precision) -> None:
-    """Replace the linear layers in the blocks of a ViT; they cannot be trained any more.
+    """Replace the linear layers in the blocks of a ViT. The model cannot be trained afterwards.
 
     Args:
         model: a timm `VisionTransformer` in evaluation mode, float32, on the CPU.
@@ -242,13 +242,13 @@ def pack(model: Any, precision: Precision) -> None:
         is_last = block is blocks[-1]
         for parent in list(block.modules()):
             for name, layer in list(parent.named_children()):
-                # The last block computes queries for the prefix tokens only, from part of a weight.
+                # The last block needs queries for the prefix tokens only, so it uses part of `qkv`.
                 if type(layer) is nn.Linear and not (is_last and name == "qkv"):
                     setattr(parent, name, PackedLinear(layer, precision, at_once=at_once))
 
 
 def unpacked(module: nn.Module) -> nn.Module:
-    """A copy of a module, with PyTorch's own layers in place of those of `pack`; float32."""
+    """A copy of a module with PyTorch's own layers in place of packed ones; float32 only."""
     layers = list(module.modules())
     plain = {id(layer): layer.unpacked() for layer in layers if isinstance(layer, PackedLinear)}
     mlps = {
@@ -256,7 +256,7 @@ def unpacked(module: nn.Module) -> nn.Module:
         for layer in layers
         if isinstance(layer, PackedMlp)
     }
-    return copy.deepcopy(module, plain | mlps)  # whose keys count as copied already
+    return copy.deepcopy(module, plain | mlps)  # layers in the memo count as copied
 
 
 def _is_plain_mlp(mlp: Any) -> bool:

@@ -1,8 +1,10 @@
-"""Full batches on the CPU by OpenVINO, a graph for each variant. The one door to openvino.
+"""Full batches on the CPU by OpenVINO, one graph for each variant. Only this module imports it.
 
-OpenVINO computes a graph of fixed shapes faster than PyTorch the packed layers, but every graph has
-weights of its own. So it gets what a busy service computes most: full batches of the tiers that are
-warmed up. Other sizes, and any other r, are computed as without it. Source: docs/decisions/0013.
+OpenVINO computes a graph of fixed shapes faster than PyTorch computes packed layers, but each graph
+has its own copy of the weights. So only the most frequent work of a busy service gets graphs: full
+batches of the warmed-up tiers. PyTorch computes other batch sizes and any other r.
+
+Source: docs/decisions/0013.
 """
 
 import logging
@@ -24,7 +26,7 @@ from service.backends.contract import Variant, eagerly
 logger = logging.getLogger(__name__)
 
 MAX_ERROR = 1e-3
-"""between logits: more than rounding makes, less than another answer does"""
+"""largest difference of two logits: above rounding errors, below the difference of a wrong graph"""
 SEED = 0
 CONVERSION_ERRORS = (
     RuntimeError,
@@ -33,23 +35,23 @@ CONVERSION_ERRORS = (
     frontend.OpConversionFailure,
     frontend.OpValidationFailure,
 )
-"""what PyTorch and OpenVINO raise at a module that they cannot convert"""
+"""errors of PyTorch and OpenVINO for a module that they cannot convert"""
 
 Run = Callable[[Tensor], Tensor]
-"""images (B, 3, H, W), for one B -> logits (B, K)"""
+"""images (B, 3, H, W) of one fixed shape -> logits (B, K)"""
 Compile = Callable[[nn.Module, Tensor], Run]
-"""(module, images (B, 3, H, W)) -> the same, for images of this shape"""
+"""(module, images (B, 3, H, W)) -> the compiled module, for images of this shape"""
 
 
 class FullBatches:
-    """The graphs of all variants. Batches may come from as many threads as there are streams."""
+    """The graphs of all variants. As many threads as there are streams may use it at a time."""
 
     def __init__(self, compile_: Compile, *, max_bytes: int) -> None:
-        """Start with none.
+        """Begin with no graph; `capture` makes them.
 
         Args:
-            compile_: makes one.
-            max_bytes: of memory; once they take more, no further ones are made.
+            compile_: makes a graph.
+            max_bytes: limit of memory; once the graphs take more, no further one is made.
         """
         self._compile = compile_
         self._max_bytes = max_bytes
@@ -59,13 +61,13 @@ class FullBatches:
     def capture(
         self, variants: Sequence[Variant], input_size: Sequence[int], max_batch_size: int
     ) -> None:
-        """Compile those variants that reduce something; without a reduction there is no gain.
+        """Compile the variants that remove tokens; for others OpenVINO is not faster.
 
-        A variant that cannot be compiled, or that then gives other answers, is logged and gets no
-        graph.
+        A variant gets no graph, and is logged, if it cannot be compiled or its graph computes other
+        logits.
 
         Args:
-            variants: of a model with packed layers, in float32.
+            variants: variants of a model with packed layers, in float32.
             input_size: channels, height and width of an image.
             max_batch_size: images in a full batch.
         """
@@ -96,20 +98,20 @@ class FullBatches:
         except CONVERSION_ERRORS as exc:
             logger.warning("no graph", extra={**about, "error": type(exc).__name__})
             return
-        if not error <= MAX_ERROR:  # nor is it a number
+        if not error <= MAX_ERROR:  # `not <=`, because the error may be NaN
             logger.warning("no graph", extra={**about, "error": f"logits differ by {error:.1e}"})
             return
         self._graphs[variant, len(images)] = run
 
 
 class Compiler:
-    """OpenVINO, for batches that are computed beside each other on the threads of the service."""
+    """Compiles with OpenVINO, for batches that run at the same time on the service's threads."""
 
     def __init__(self, *, num_threads: int, num_streams: int) -> None:
-        """Prepare it.
+        """Configure OpenVINO.
 
         Args:
-            num_threads: that all batches together may use.
+            num_threads: most threads for all batches together.
             num_streams: batches that may run at a time.
         """
         self._core = openvino.Core()
@@ -124,10 +126,10 @@ class Compiler:
     def __call__(self, module: nn.Module, images: Tensor) -> Run:
         """Compile a module of PyTorch's own layers.
 
-        Not by `openvino.convert_model`, which does the same and reports it to its makers.
+        `openvino.convert_model` would do the same, but it sends telemetry.
 
         Raises:
-            Exception: one of `CONVERSION_ERRORS`, if they cannot.
+            Exception: one of `CONVERSION_ERRORS`, if the module cannot be compiled.
         """
         with _quietly():
             program = torch.export.export(module, (images,))
@@ -158,7 +160,7 @@ def full_batches(*, num_threads: int, num_streams: int, max_bytes: int) -> FullB
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without what the one library says of the other's private parts."""
+    """Silence what one library warns and logs about private parts of the other."""
     root = logging.getLogger()
     root.addFilter(_is_ours)
     try:

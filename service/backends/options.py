@@ -1,4 +1,4 @@
-"""What can be chosen for computing. It imports nothing, so that a command line reads it quickly."""
+"""The options for computing. It imports no library, so that a command starts quickly."""
 
 from typing import Literal
 

@@ -1,7 +1,7 @@
 """Pixels on their way to the device: stacked, copied, and normalised there if they are bytes.
 
-A picture of bytes is a quarter of what it is in float32: less to convert in the threads that
-decode, to stack and to copy.
+A picture of bytes takes a quarter of its size in float32. So the decoding threads convert less, and
+less is stacked and copied.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ BYTE_MAX = 255
 
 @dataclass(frozen=True, eq=False)
 class Normalization:
-    """From bytes to what a model was trained on: the steps of its transform, in their order."""
+    """The last steps of a model's transform: from bytes to normalised float32."""
 
     mean: Tensor
     """(3, 1, 1), float32"""
@@ -23,7 +23,7 @@ class Normalization:
     """(3, 1, 1), float32"""
 
     def to(self, device: torch.device) -> "Normalization":
-        """The same for batches on another device."""
+        """The same normalisation for batches on another device."""
         return Normalization(self.mean.to(device), self.std.to(device))
 
     def __call__(self, batch: Tensor) -> Tensor:
@@ -31,24 +31,26 @@ class Normalization:
         return batch.float().div_(BYTE_MAX).sub_(self.mean).div_(self.std)
 
 
-def place(
+def to_device(
     images: Sequence[Tensor],
     normalization: Normalization | None,
     *,
     device: torch.device,
     dtype: torch.dtype,
 ) -> Tensor:
-    """A batch (B, 3, H, W) on the device. The host does not wait for a GPU to have it.
+    """A batch (B, 3, H, W) on the device. The host does not wait until a copy to a GPU is done.
 
     Args:
-        images: each (3, H, W): uint8, or float32 and already normalised; both may come together.
-        normalization: of the bytes, on that device; None if there are none.
-        device: where the batch is wanted.
-        dtype: that it is wanted in; the normalisation computes in float32.
+        images: each (3, H, W), uint8, or float32 and already normalised; a batch may have both.
+        normalization: for the uint8 images, on that device; None if there are none.
+        device: device of the result.
+        dtype: dtype of the result; the normalisation computes in float32.
     """
     if len({image.dtype for image in images}) > 1:
         alone = ([image] for image in images)
-        return torch.cat([place(one, normalization, device=device, dtype=dtype) for one in alone])
+        return torch.cat(
+            [to_device(one, normalization, device=device, dtype=dtype) for one in alone]
+        )
     batch = _stack(images, is_pinned=device.type == "cuda").to(device, non_blocking=True)
     if batch.dtype == torch.uint8:
         assert normalization is not None
@@ -57,9 +59,9 @@ def place(
 
 
 def _stack(images: Sequence[Tensor], *, is_pinned: bool) -> Tensor:
-    """(B, 3, H, W) on the host; pinned, it is copied to a GPU without waiting.
+    """(B, 3, H, W) on the host. From pinned memory, a copy to a GPU needs no waiting.
 
-    PyTorch keeps pinned memory and hands it out again once the copy from it is done.
+    PyTorch keeps pinned memory and reuses it once the copy from it is done.
     """
     if not is_pinned:
         return torch.stack(list(images))

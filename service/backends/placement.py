@@ -21,39 +21,39 @@ class Placement(NamedTuple):
 
     device: torch.device
     backend: Literal["torch", "onednn", "openvino", "triton"] = "torch"
-    """`torch`: PyTorch by itself; `onednn`: packed weights; `openvino`: these, and full batches by
-    OpenVINO; `triton`: tokens are matched in fused kernels, where these work."""
+    """`torch`: PyTorch by itself; `onednn`: packed weights; `openvino`: packed weights, and full
+    batches by OpenVINO; `triton`: fused kernels match tokens, where they work."""
     precision: Precision = "float32"
     normalizes: bool = False
-    """whether pictures come to the device as bytes, and are normalised there."""
+    """whether pictures are copied to the device as bytes and normalised there."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the images that a model is given."""
+        """The dtype of a model's input images."""
         return OF_THE_GPU[self.precision] if self.device.type == "cuda" else torch.float32
 
     def place(self, module: Any) -> Any:
-        """Move a timm `VisionTransformer` there; it may be changed in place."""
+        """Move a timm `VisionTransformer` to the device; may change it in place."""
         if self.backend in ("onednn", "openvino"):
             onednn.pack(module, packing_precision(self.precision))
         return module.to(self.device, self.dtype) if self.device.type == "cuda" else module
 
 
 CPU = Placement(torch.device("cpu"))
-"""as PyTorch computes by itself: what others are compared with"""
+"""PyTorch by itself: the reference for other placements"""
 
 
 def choose(device: str, backend: Backend, precision: Precision) -> Placement:
-    """What the settings mean on this machine.
+    """The placement that the settings mean on this machine.
 
     Args:
         device: `auto` takes the GPU where there is one.
-        backend: `auto` takes what is fastest at equal answers over one copy of the weights, `torch`
-            PyTorch by itself.
+        backend: `auto` takes the fastest one with equal answers and one copy of the weights;
+            `torch` takes PyTorch by itself.
         precision: of the weights and the products.
 
     Raises:
-        SettingsError: this machine, or this build of PyTorch, cannot compute so.
+        SettingsError: this machine, or this build of PyTorch, does not support the settings.
     """
     chosen = torch.device(
         device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
@@ -93,6 +93,6 @@ def _check_openvino(precision: Precision) -> None:
 
 
 def packing_precision(precision: Precision) -> onednn.Precision:
-    """The same precision, of which float16 is none on the CPU."""
+    """The precision for oneDNN, which has no float16 on the CPU."""
     assert precision != "float16"
     return precision

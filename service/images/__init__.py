@@ -1,4 +1,4 @@
 """Image files become pixels, within limits, in threads of their own.
 
-It must not know a model: what a model wants to see comes in as an `InputSpec`.
+It must not know a model: the input that a model needs is described by an `InputSpec`.
 """

@@ -1,4 +1,4 @@
-"""Bytes -> pixels, within limits. It knows no model: the transform comes in."""
+"""Bytes -> pixels, within limits. The caller gives the transform of the model."""
 
 import io
 import logging
@@ -19,39 +19,39 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 DRAFT_FORMATS = ("JPEG", "MPO")
 
 MAX_SCANS = 32
-"""of a JPEG. Encoders write about ten; each one, however short, is a pass over all pixels."""
+"""most scans of a JPEG. Encoders write about ten; even a short one is a pass over all pixels."""
 MAX_SEGMENTS = 10_000
-"""of a JPEG, scans included; a photo has some dozens."""
+"""most segments of a JPEG, scans included; a photo has some dozens."""
 MAX_READS = 500_000
-"""of a file, by Pillow's parsers: they are Python, and slow on millions of tiny pieces."""
+"""most reads of one file by Pillow's parsers. They are Python: millions of small reads are slow."""
 MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-"""in a JPEG; FF 00 and the restart markers belong to a scan's data, and FF FF is filling."""
+"""start of a JPEG segment; FF 00 and restart markers are data of a scan, FF FF is padding."""
 SCAN, END_OF_IMAGE = 0xDA, 0xD9
 WITHOUT_LENGTH = (0x01, 0xD8)
 
-# Pillow's own limit only warns, and it counts for the whole process; ours is checked below, from
-# the header, before anything is decoded.
+# Pillow's own limit only warns, and it holds for the whole process. `decode` checks its limit from
+# the header, before it decodes anything.
 Image.MAX_IMAGE_PIXELS = None
 
 
 class InputSpec(NamedTuple):
-    """What a model wants to see."""
+    """The input that a model needs."""
 
     transform: Callable[[Image.Image], Tensor]
     """RGB image -> (3, H, W)."""
     resize_side: int
-    """length that the transform gives the shorter side, in pixels."""
+    """pixels of the shorter side after the transform has resized."""
 
 
 def decode(body: bytes, spec: InputSpec, max_pixels: int = MAX_PIXELS) -> Tensor:
     """Decode an image and prepare it for a model: (3, H, W), as its transform gives it.
 
-    The first frame of an animation counts, EXIF rotation is applied, colour becomes RGB, grey of
-    16 bits keeps its upper 8; then comes the model's own evaluation transform.
+    Of an animation, the first frame is taken. EXIF rotation is applied. Colour becomes RGB; grey of
+    16 bits keeps its upper 8. Then the model's own evaluation transform follows.
 
     Args:
         body: the image file.
-        spec: what the model wants to see.
+        spec: the input that the model needs.
         max_pixels: most pixels, before and after resizing.
 
     Raises:
@@ -80,7 +80,7 @@ def decode(body: bytes, spec: InputSpec, max_pixels: int = MAX_PIXELS) -> Tensor
 
 
 class _MeteredFile(io.BytesIO):
-    """A file that is not read in millions of tiny pieces."""
+    """A file that limits the number of reads to `MAX_READS`."""
 
     _num_reads = 0
 
@@ -92,11 +92,12 @@ class _MeteredFile(io.BytesIO):
 
 
 def _check_scans(body: bytes) -> None:
-    """Refuse a JPEG that costs far more time than its pixels and bytes let expect.
+    """Refuse a JPEG that takes far more time than its pixels and bytes suggest.
 
     Other formats need no such check: in a TIFF, libtiff itself stops at 100 scans.
     """
-    # Counting is quick, and can only count too many: a preview or a film may follow the picture.
+    # Counting is quick and never finds too few. It finds too many if a preview or a film follows
+    # the picture.
     if not body.startswith(b"\xff\xd8") or body.count(b"\xff\xda") <= MAX_SCANS:
         return
     num_scans = num_segments = 0
@@ -120,7 +121,7 @@ def _check_size(size: tuple[int, int], resize_side: int, max_pixels: int) -> Non
         raise TooLargeError(
             f"the image has {width} x {height} pixels; allowed are {max_pixels} in all"
         )
-    # The transform resizes before it crops: a long thin line would become an enormous picture.
+    # The transform resizes before it crops: a long thin picture would become an enormous one.
     if resize_side**2 * max(size) > max_pixels * min(size):
         raise TooLargeError(
             f"the image of {width} x {height} pixels is too long and thin: resized so that its "
@@ -129,11 +130,11 @@ def _check_size(size: tuple[int, int], resize_side: int, max_pixels: int) -> Non
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Apply the rotation that the EXIF block asks for; a block that is damaged asks for none."""
+    """Apply the rotation that the EXIF block gives; a damaged block counts as no rotation."""
     try:
         return ImageOps.exif_transpose(image)
     except (SyntaxError, ValueError, KeyError, TypeError, struct.error) as exc:
-        # Not what it says: it may quote the block, and logs hold nothing of an image.
+        # The type only: the message may quote the block, and logs hold nothing of an image.
         logger.debug("unreadable EXIF block: %s", type(exc).__name__)
         image.info.pop("exif", None)
         return image
@@ -141,8 +142,8 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _to_rgb(image: Image.Image, resize_side: int) -> Image.Image:
     if image.format in DRAFT_FORMATS:
-        # Let libjpeg halve large photos as it decodes, as long as both sides keep at least twice
-        # the length that they are resized to: several times faster, and no visible difference.
+        # libjpeg halves large photos while it decodes, as long as both sides keep at least twice
+        # their length after resizing. That is several times faster, without a visible difference.
         image.draft(None, (2 * resize_side, 2 * resize_side))
     image = _upright(image)
     if image.mode.startswith("I;16"):

@@ -1,4 +1,4 @@
-"""An image file becomes pixels, outside of any request: for searches and probes on a folder."""
+"""Reads image files that are not part of a request: for calibration and probes on a folder."""
 
 from pathlib import Path
 

@@ -1,9 +1,9 @@
-"""What can be chosen for decoding. It imports nothing, so that a command line reads it quickly."""
+"""The options for decoding. It imports no library, so that a command starts quickly."""
 
 from typing import Literal
 
 MAX_PIXELS = 50_000_000
-"""most pixels of one image, before and after resizing, where nobody sets another limit"""
+"""default for the most pixels of one image, before and after resizing"""
 
 Resize = Literal["pillow", "torch"]
-"""what makes pictures as large as the model wants them"""
+"""the library that resizes pictures to the input size of the model"""

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class DecodePool:
-    """The threads that decode. Used from the event loop only."""
+    """A pool of threads that decode pictures. Used from the event loop only."""
 
     def __init__(
         self,
@@ -32,10 +32,10 @@ class DecodePool:
         Args:
             num_threads: how many.
             max_pixels: most pixels of a picture, before and after resizing.
-            on_change: told by how many the pictures inside have become more, or fewer.
+            on_change: called with the change in the number of pictures inside.
         """
         self.decodings = Decodings(num_threads, on_change=on_change)
-        """what is inside, and how long it will take"""
+        """the pictures inside, and the forecast of the time that they take"""
         self._max_pixels = max_pixels
         # One picture is too little work to share among PyTorch's own threads.
         self._threads = ThreadPoolExecutor(
@@ -46,15 +46,15 @@ class DecodePool:
         )
 
     async def decode(self, picture: bytes, spec: InputSpec, model: str) -> tuple[Tensor, float]:
-        """Pixels (3, H, W), as the transform of `spec` gives them, and the seconds until then.
+        """Pixels (3, H, W), as the transform of `spec` gives them, and the seconds that it took.
 
         Args:
             picture: the image file.
-            spec: what the model wants to see.
+            spec: the input that the model needs.
             model: name of the model, for the forecast.
 
         Raises:
-            ImageRejectedError: it is not a picture that can be decoded.
+            ImageRejectedError: the picture cannot be decoded.
             TooLargeError: it has more pixels than allowed.
         """
         started = monotonic()
@@ -67,11 +67,11 @@ class DecodePool:
         return pixels, monotonic() - started
 
     async def run(self, work: Callable[..., T], *given: object) -> T:
-        """Do other work of that kind on one of the threads, off the event loop."""
+        """Do other work on one of the threads, off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *given)
 
     def close(self) -> None:
-        """Begin nothing more."""
+        """Begin no further work."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 

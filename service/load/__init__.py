@@ -1,5 +1,5 @@
-"""Sends load to a running service and says what came back. Needs the optional package aiohttp.
+"""Sends load to a running service and reports the results. Needs the optional package aiohttp.
 
-It must not know how the service works: it speaks HTTP, and of the service's own modules it imports
-`tiers` and `errors` only. Read `measure.py` first.
+This package must not know how the service works. It speaks HTTP, and imports only `tiers` and
+`errors` of the service. Read `measure.py` first.
 """

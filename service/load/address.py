@@ -1,4 +1,4 @@
-"""Which service may be sent load to."""
+"""The URL of the service, which has to be on this machine unless remote ones are allowed."""
 
 import ipaddress
 
@@ -6,16 +6,16 @@ from yarl import URL
 
 
 def parse_url(text: str, *, allow_remote: bool = False) -> URL:
-    """The root of a service, without path and password.
+    """The root URL of a service, without path and password.
 
-    The client parses the URL with the same library, so that both see the same host.
+    The client parses the URL with the same library, so this check and the client see the same host.
 
     Args:
-        text: as http://127.0.0.1:8000.
-        allow_remote: also of another machine, and then by https as well.
+        text: for example http://127.0.0.1:8000.
+        allow_remote: also accept other machines, and https.
 
     Raises:
-        ValueError: it is no URL, or not of this machine.
+        ValueError: the text is no URL, or not one of this machine.
     """
     url = URL(text)
     schemes = ("http", "https") if allow_remote else ("http",)

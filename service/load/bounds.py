@@ -1,4 +1,4 @@
-"""How much load may be sent at most. Imports nothing, so that a command can read it early."""
+"""Limits of the load. This module imports no library, so that a command starts quickly."""
 
 import math
 from typing import NamedTuple
@@ -11,21 +11,21 @@ class Bounds(NamedTuple):
     high: float
 
     def check(self, value: float, text: str | None = None) -> None:
-        """Refuse what is out of bounds.
+        """Refuse a value that is out of bounds.
 
         Raises:
-            ValueError: says what is allowed. NaN never is.
+            ValueError: the value is out of bounds, or NaN. The message says what is allowed.
         """
         if not self.low <= value <= self.high:
             shown = repr(str(value) if text is None else text)
             raise ValueError(f"{shown} is not within {self.low:g} ... {self.high:g}")
 
     def number(self, text: str) -> float:
-        """The number that a text says, or ValueError."""
+        """The number that a text holds, or ValueError."""
         return self._read(float, text)
 
     def whole(self, text: str) -> int:
-        """The whole number that a text says, or ValueError."""
+        """The whole number that a text holds, or ValueError."""
         return int(self._read(int, text))
 
     def _read(self, kind: type[float], text: str) -> float:
@@ -39,7 +39,7 @@ class Bounds(NamedTuple):
 
 CONCURRENCY = Bounds(1, 1024)
 RATE = Bounds(0.01, 10_000)
-"""per second"""
+"""requests per second"""
 OUTSTANDING = Bounds(1, 16_384)
 DURATION_S = Bounds(0.1, 600)
 WARMUP_S = Bounds(0, 60)

@@ -1,4 +1,4 @@
-"""Whether a service can be asked for what a load will ask for."""
+"""Checks that a service is ready and can answer all requests of a mix."""
 
 import json
 
@@ -10,7 +10,7 @@ from service.load.outcomes import explain
 
 
 class UnfitServiceError(Exception):
-    """There is no service, it is not ready, or it cannot be asked for this mix."""
+    """There is no service, it is not ready, or it cannot answer this mix."""
 
 
 async def check_service(session: aiohttp.ClientSession, url: URL, mix: list[Entry]) -> str:

@@ -1,4 +1,4 @@
-"""The one client: sends a request, and keeps what became of it."""
+"""The client: sends requests, and keeps their outcomes."""
 
 import asyncio
 import time
@@ -13,13 +13,13 @@ from service.load.plan import Loop
 from service.load.request import Request
 
 BEHIND_S = 1.0
-"""arrivals that the client reaches later than this after the end are not sent."""
+"""an arrival that the client reaches more than this after the end is not sent."""
 KEEP_ALIVE_S = 4.0
 """less than uvicorn's 5 s: the client, not the service, closes an idle connection."""
 
 
 def open_session(timeout_s: float) -> aiohttp.ClientSession:
-    """Connections without limit, kept alive; an answer may take that long."""
+    """A session with any number of kept-alive connections; an answer may take `timeout_s`."""
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S)
     return aiohttp.ClientSession(
         connector=connector, timeout=aiohttp.ClientTimeout(total=timeout_s)
@@ -30,11 +30,11 @@ class Client:
     """Sends requests to one URL. Its time starts when it is made.
 
     Args:
-        session: that the requests are sent in.
+        session: the session for all requests.
         url: all requests go there.
         loop: its bounds are kept here.
-        read: the body of a 200 -> what it says. LookupError, TypeError or ValueError means that it
-            is no such answer. None: bodies are not read.
+        read: body of a 200 -> the answer in it. LookupError, TypeError or ValueError means that
+            the body holds no answer. None: bodies are not read.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Client:
         self.outcomes: list[Outcome] = []
         self.tally: Counter[str] = Counter()
         self.samples: dict[str, str] = {}
-        """what the first answer of each unexpected kind said"""
+        """explanation of the first answer of each unexpected kind"""
         self.send_late_ms: list[float] = []
         self.num_counted = 0
         self.num_outstanding = 0
@@ -63,7 +63,7 @@ class Client:
         return time.monotonic() - self._started_s
 
     def takes(self, due_s: float) -> bool:
-        """Whether one more request is wanted at that moment; counts it if so."""
+        """Whether the load has room for one more request at that moment; counts it if so."""
         counted = due_s >= self.loop.warmup_s
         if due_s >= self.loop.end_s or (counted and self.num_counted == self.loop.max_requests):
             return False
@@ -92,7 +92,7 @@ class Client:
         self._keep(Outcome(request.entry, due_s, done_s, kind, answer))
 
     async def exchange(self, request: Request) -> tuple[str, bytes]:
-        """The kind of outcome, and the body; or what the error says of itself."""
+        """The kind of outcome, and the body or the text of the error."""
         self.num_outstanding += 1
         try:
             async with self._session.post(

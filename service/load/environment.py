@@ -1,4 +1,4 @@
-"""Where a number was measured."""
+"""The commit, machine and package versions of a measurement."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ def describe(packages: Iterable[str]) -> dict[str, object]:
     """The commit or the release of this project, the machine, and versions.
 
     Args:
-        packages: those whose versions are of interest.
+        packages: names of the packages whose versions are listed.
     """
     return {
         "commit": _commit(),
@@ -26,7 +26,7 @@ def describe(packages: Iterable[str]) -> dict[str, object]:
 
 
 def _commit() -> str:
-    """As git names it; where this is no checkout, the version of the package."""
+    """The commit as git names it; the version of the package where this is no checkout."""
     if not (CHECKOUT / ".git").exists():
         return _version("rapid-vit")
     command = ["git", "describe", "--always", "--dirty"]

@@ -1,8 +1,8 @@
 """Outcomes -> figures.
 
-Shares and percentiles follow the requests that were due in the measured time to their end. Rates
-count what happened inside the measured time, whenever it was asked for: answers that come after
-its end would make a service look faster than it is.
+Shares and percentiles are over the requests that were due in the measured time, whenever they
+ended. Rates count what happened inside the measured time, whenever the requests were due: answers
+after its end would make a service look faster than it is.
 """
 
 from collections import Counter
@@ -33,8 +33,8 @@ def percentile(ordered: Sequence[float], permille: int) -> float:
 def spread(values: Iterable[float]) -> dict[str, float | None]:
     """The percentiles and the maximum.
 
-    A percentile is None unless one value lies above its rank (p99.9 needs 1000 values): it would
-    be the maximum under another name.
+    A percentile is None unless a value lies above its rank (p99.9 needs 1000 values). Otherwise it
+    would equal the maximum.
     """
     ordered = sorted(values)
     known: dict[str, float | None] = {
@@ -47,7 +47,7 @@ def spread(values: Iterable[float]) -> dict[str, float | None]:
 
 
 def figures(outcomes: Sequence[Outcome], window: Window, deadline_ms: float) -> dict[str, Any]:
-    """All figures of these requests; those due outside the window count for nothing but rates.
+    """All figures of these requests. Those due outside the window count in the rates only.
 
     `goodput` is the share of the offered requests that were answered 200 within the deadline.
     """
@@ -89,15 +89,15 @@ def by_entry(
 
 
 def tally(words: Iterable[str]) -> dict[str, int]:
-    """How often each occurs, the most frequent first."""
+    """Number of occurrences of each word, the most frequent first."""
     return dict(Counter(words).most_common())
 
 
 def share(part: int, whole: int) -> float | None:
-    """A ratio; None of nothing."""
+    """The ratio; None if `whole` is 0."""
     return round(part / whole, 5) if whole else None
 
 
 def mean(values: Sequence[float]) -> float | None:
-    """The arithmetic mean; None of nothing. For batch sizes: as the images in them see it."""
+    """The arithmetic mean; None without values. A mean batch size is over images, not batches."""
     return round(sum(values) / len(values), 3) if values else None

@@ -14,7 +14,7 @@ async def run(client: Client, requests: Iterator[Request]) -> None:
 
     Args:
         client: sends them.
-        requests: without end.
+        requests: an endless iterator.
     """
     if client.loop.rate is None:
         await closed_loop(client, requests, client.loop.concurrency or 0)
@@ -23,7 +23,7 @@ async def run(client: Client, requests: Iterator[Request]) -> None:
 
 
 async def closed_loop(client: Client, requests: Iterator[Request], concurrency: int) -> None:
-    """Each of the clients sends its next request when the former is answered."""
+    """Each of the clients sends its next request when the one before is answered."""
 
     async def one_client() -> None:
         while client.takes(due_s := client.now()):
@@ -35,7 +35,7 @@ async def closed_loop(client: Client, requests: Iterator[Request], concurrency: 
 
 
 async def open_loop(client: Client, requests: Iterator[Request], rate: float) -> None:
-    """Requests leave when they are due, whatever became of those before."""
+    """Each request is sent when it is due, even if earlier ones are not answered."""
     async with asyncio.TaskGroup() as sending:
         for due_s in arrivals(rate, Random(client.loop.seed)):
             if not client.takes(due_s):
@@ -45,5 +45,5 @@ async def open_loop(client: Client, requests: Iterator[Request], rate: float) ->
 
 
 def arrivals(rate: float, random: Random) -> Iterator[float]:
-    """Moments of a Poisson process, without end: independent gaps, 1 / rate seconds on average."""
+    """Endless arrival times of a Poisson process: independent gaps, on average 1 / rate seconds."""
     return itertools.accumulate(random.expovariate(rate) for _ in itertools.count())

@@ -1,4 +1,4 @@
-"""A whole load: check the service, send, watch the client itself, report."""
+"""A whole load: check the service, send requests, watch the client itself, report."""
 
 import asyncio
 import signal
@@ -15,17 +15,17 @@ from service.load.outcomes import OK, SHED, read_answer
 from service.load.plan import Loop, Plan
 
 PATIENCE_S = 5.0
-"""how long after the deadline an answer is still waited for."""
+"""seconds after the deadline for which the client still waits for an answer."""
 TICK_S = 0.010
 TIMER_S = 0.001
-"""asyncio's timers count in milliseconds and round up; what remains is lateness."""
+"""asyncio's timers round up to whole milliseconds; any delay beyond this is lateness."""
 SHOW_EVERY_S = 0.25
 RECENT_S = 5.0
-"""of this time are the numbers that are shown while the load runs"""
+"""seconds before now that the numbers shown during the load are about"""
 
 
 class Live(NamedTuple):
-    """What is known while the load runs. Rates and latencies are those of the last seconds."""
+    """Numbers while the load runs. Rates and latencies are of the last `RECENT_S` seconds."""
 
     now_s: float
     end_s: float
@@ -33,9 +33,9 @@ class Live(NamedTuple):
     p50_ms: float | None
     p99_ms: float | None
     num_refused: int
-    """429, since the start"""
+    """requests answered 429 since the start"""
     num_others: int
-    """neither answered 200 nor refused, since the start"""
+    """requests neither answered 200 nor refused since the start"""
 
 
 Show = Callable[[Live], object]
@@ -49,7 +49,7 @@ class Watch:
         self.cpu_share = 0.0
 
     async def run(self, client: Client, loop: Loop) -> None:
-        """Look every 10 ms."""
+        """Take a measurement every 10 ms."""
         await asyncio.sleep(loop.warmup_s - client.now())
         cpu_s, start_s = time.process_time(), client.now()
         while client.now() < loop.end_s:
@@ -61,17 +61,17 @@ class Watch:
 
 
 async def measure(plan: Plan, show: Show = lambda _: None) -> dict[str, Any]:
-    """Run the load. Ctrl-C ends the load and not the report.
+    """Run the load. After Ctrl-C, the load ends and its report is still made.
 
     Args:
         plan: what to send, and where.
-        show: gets the live numbers four times a second.
+        show: called with the live numbers four times a second.
 
     Returns:
         The report, ready for JSON.
 
     Raises:
-        UnfitServiceError: there is no service that can be asked so; no load was sent.
+        UnfitServiceError: no service can answer this load; none was sent.
     """
     async with open_session(plan.deadline_ms / 1000 + PATIENCE_S) as session:
         model = await check_service(session, plan.url, plan.mix)

@@ -15,10 +15,10 @@ class Entry(NamedTuple):
 
 
 def parse_mix(text: str, min_tier: str | None = None) -> list[Entry]:
-    """The entries of `NAME[=WEIGHT],...`; `min_tier` goes with those that are tiers.
+    """The entries of `NAME[=WEIGHT],...`; entries that name a tier also get `min_tier`.
 
     Raises:
-        ValueError: says which entry is wrong, and what is allowed.
+        ValueError: an entry is wrong. The message says which one, and what is allowed.
     """
     entries: dict[str, Entry] = {}
     for part in text.split(","):

@@ -1,4 +1,4 @@
-"""What became of a request, and what an answer of the service says."""
+"""The outcome of a request, and the content of an answer."""
 
 import json
 from typing import NamedTuple
@@ -7,13 +7,13 @@ OK = "ok"
 SHED = "shed"
 NOT_SENT = "not sent"
 KINDS = {200: OK, 429: SHED, 503: "unready", 504: "deadline"}
-"""What a status is called; any other is `status N`, a broken exchange `error NAME`."""
+"""HTTP status -> kind of outcome; any other is `status N`, and a broken exchange `error NAME`."""
 UNREADABLE = "error UnreadableAnswer"
 SAMPLE_BYTES = 300
 
 
 class Answer(NamedTuple):
-    """What a 200 said."""
+    """The content of a 200."""
 
     tier: str | None
     """None where the request named r itself."""
@@ -21,16 +21,16 @@ class Answer(NamedTuple):
     queue_ms: float
     inference_ms: float
     reason: str | None
-    """why the service chose this tier; None where it does not say."""
+    """why the service chose this tier; None where the answer has no reason."""
     decode_ms: float | None = None
     """None where nothing was decoded."""
 
 
 class Outcome(NamedTuple):
-    """What became of one request; seconds since the start of the load."""
+    """The outcome of one request; times are seconds since the start of the load."""
 
     entry: str
-    """as it stands in the mix: `balanced`, `r:14`, `budget:150`."""
+    """its entry in the mix: `balanced`, `r:14`, `budget:150`."""
     due_s: float
     """open loop: when it was scheduled, however late it was sent; closed loop: when it was sent."""
     done_s: float
@@ -39,12 +39,12 @@ class Outcome(NamedTuple):
 
     @property
     def latency_ms(self) -> float:
-        """From the moment it was due."""
+        """Milliseconds from the moment it was due to its end."""
         return 1000 * (self.done_s - self.due_s)
 
 
 def read_answer(body: bytes) -> Answer:
-    """What the JSON of a 200 says; LookupError, TypeError or ValueError if it is another."""
+    """The answer in the JSON of a 200; LookupError, TypeError or ValueError if there is none."""
     said = json.loads(body)
     timing, choice = said["timing_ms"], said.get("choice")
     return Answer(
@@ -58,7 +58,7 @@ def read_answer(body: bytes) -> Answer:
 
 
 def explain(body: bytes) -> str:
-    """What a problem document says; of any other body, how it begins."""
+    """The text of a problem document; the beginning of any other body."""
     try:
         return str(json.loads(body)["detail"])
     except (LookupError, TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""What is sent, when, and for how long. Nothing is sent here."""
+"""The plan of a load: what to send, when, and for how long. Nothing is sent here."""
 
 import itertools
 from collections.abc import Iterator
@@ -15,26 +15,26 @@ from service.load.request import Image, Request
 
 @dataclass(frozen=True, kw_only=True)
 class Loop:
-    """When requests leave, and how many at most.
+    """When requests are sent, and how many at most.
 
-    A closed loop has `concurrency` clients, each of which sends its next request when the former is
-    answered. An open loop has Poisson arrivals at `rate`, whatever became of those before.
+    A closed loop has `concurrency` clients. Each sends its next request when the one before is
+    answered. An open loop has Poisson arrivals at `rate`, which do not wait for any answer.
 
     Raises:
-        ValueError: it is both or neither, or a number is out of bounds.
+        ValueError: the loop is both or neither, or a number is out of bounds.
     """
 
     concurrency: int | None = None
     rate: float | None = None
-    """per second"""
+    """open loop: requests per second"""
     max_outstanding: int = 1024
-    """open loop: arrivals beyond it are counted and not sent"""
+    """open loop: arrivals beyond this limit are counted but not sent"""
     warmup_s: float = 0.0
-    """in which requests are sent and not counted"""
+    """first seconds, in which requests are sent but not counted"""
     duration_s: float = bounds.DURATION_S.high
-    """after the warm-up"""
+    """measured time, after the warm-up"""
     max_requests: int = 100_000
-    """after the warm-up"""
+    """most requests after the warm-up"""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -51,7 +51,7 @@ class Loop:
 
     @property
     def end_s(self) -> float:
-        """No request is due later; seconds since the start."""
+        """Seconds since the start after which no request is due."""
         return self.warmup_s + self.duration_s
 
     @property
@@ -65,15 +65,15 @@ class Plan:
     """A load on a service of this project."""
 
     url: URL
-    """of the service"""
+    """root URL of the service"""
     loop: Loop
     mix: list[Entry]
     images: list[Image]
     deadline_ms: float
-    """sent with each request, and the deadline of goodput"""
+    """deadline that is sent with each request and counts for goodput"""
 
     def requests(self) -> Iterator[Request]:
-        """Requests without end: entries by their weights, images equally often."""
+        """Endless requests: entries are drawn by their weights, images with equal chances."""
         random = Random(self.loop.seed)
         weights = list(itertools.accumulate(entry.weight for entry in self.mix))
         while True:
@@ -87,7 +87,7 @@ class Plan:
             )
 
     def settings(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """The whole plan, for JSON."""
         return {
             "loop": "open" if self.loop.rate else "closed",
             **vars(self.loop),

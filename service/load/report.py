@@ -1,4 +1,4 @@
-"""What came back, ready for JSON, and where the client itself may have made the figures."""
+"""The report, ready for JSON, with warnings where the client itself may have distorted it."""
 
 import os
 from collections.abc import Sequence
@@ -13,24 +13,24 @@ from service.load.plan import Plan
 
 MAX_LATE_MS = 5.0
 MAX_LATE_SHARE = 0.1
-"""of the median latency; the p99 of the client's own lateness may be neither above it nor above
-`MAX_LATE_MS`."""
+"""as a share of the median latency. There is a warning if the p99 of the client's own lateness is
+above this or above `MAX_LATE_MS`."""
 MAX_CPU_SHARE = 0.8
 
 
 class ClientLoad(NamedTuple):
-    """How the client itself fared in the measured time."""
+    """How late and how busy the client itself was in the measured time."""
 
     late_ms: Sequence[float]
-    """how much too late its event loop woke up, time and again"""
+    """lateness of each wake-up of its event loop"""
     cpu_share: float
-    """of one core"""
+    """CPU time as a share of one core"""
 
 
 def build(
     plan: Plan, model: str, client: Client, busy: ClientLoad, stopped_s: float | None
 ) -> dict[str, Any]:
-    """All figures; `stopped_s` is when Ctrl-C ended the load."""
+    """The report; `stopped_s` is when Ctrl-C ended the load, in seconds, or None."""
     window = measured(plan, client, stopped_s)
     names = [entry.name for entry in plan.mix]
     totals = figures.figures(client.outcomes, window, plan.deadline_ms)
@@ -74,7 +74,7 @@ def measured(plan: Plan, client: Client, stopped_s: float | None) -> Window:
 
 
 def _num_shared_cores(plan: Plan) -> int | None:
-    """Cores of this machine, if the service computes on them as well."""
+    """Cores of this machine if the service runs here as well, else None."""
     return os.cpu_count() if is_loopback(plan.url.host or "") else None
 
 
@@ -85,12 +85,12 @@ def warnings(
     cpu_share: float,
     totals: dict[str, Any],
 ) -> list[str]:
-    """Where the client itself, not the service, may have made the figures.
+    """Warnings that the client itself, not the service, may have determined the figures.
 
     Args:
-        loop_late_ms: how much too late the client's event loop woke up, time and again.
-        send_late_ms: how long after its scheduled moment each request left; open loop only.
-        cpu_share: of one core, that the client's process took.
+        loop_late_ms: lateness of each wake-up of the client's event loop.
+        send_late_ms: lateness of each request after its scheduled moment; open loop only.
+        cpu_share: CPU time of the client's process, as a share of one core.
         totals: the figures of all requests.
     """
     median_ms = totals["latency_ms"]["p50"]

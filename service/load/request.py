@@ -1,4 +1,4 @@
-"""One request as it is sent, and the images that its body is made from."""
+"""One request as it is sent, and the image files for request bodies."""
 
 import mimetypes
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ EXAMPLES = Path(__file__).parents[1] / "assets/everyday-vit-s14/examples"
 
 
 class Request(NamedTuple):
-    """A POST; its URL is the client's."""
+    """A POST to the URL of the client."""
 
     entry: str
-    """of the mix, that the request counts for"""
+    """the entry of the mix that the request counts for"""
     query: dict[str, str]
     content: bytes
     headers: dict[str, str]

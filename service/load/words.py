@@ -14,7 +14,7 @@ LEGEND = (
 
 
 def summary(report: dict[str, Any]) -> list[str]:
-    """What matters most, one line each."""
+    """The most important figures, one line each."""
     totals, settings = report["all"], report["settings"]
     outcomes = ", ".join(f"{kind} {count}" for kind, count in totals["outcomes"].items())
     return [
@@ -64,7 +64,7 @@ def each_and_all(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def choices(report: dict[str, Any]) -> list[str]:
-    """For each entry that was not answered by just the tier it names: who answered, and why."""
+    """For each entry that its own tier did not answer alone: the tiers that answered, and why."""
     lines = []
     for name, item in report["entries"].items():
         tiers, reasons = (
@@ -77,14 +77,14 @@ def choices(report: dict[str, Any]) -> list[str]:
 
 
 def load_in_words(settings: dict[str, Any]) -> str:
-    """Which kind of load it was."""
+    """The kind of load, closed or open loop."""
     if settings["rate"] is None:
         return f"closed loop of {settings['concurrency']} clients"
     return f"open loop, Poisson arrivals at {settings['rate']:g}/s"
 
 
 def refused_in_words(latency_ms: dict[str, float | None], num_shed: int) -> str:
-    """How fast a 429 came."""
+    """How soon a 429 came, if there was any."""
     if not num_shed:
         return ""
     return ": a 429 came after " + ", ".join(
@@ -93,7 +93,7 @@ def refused_in_words(latency_ms: dict[str, float | None], num_shed: int) -> str:
 
 
 def client_in_words(client: dict[str, Any]) -> str:
-    """How the client itself fared."""
+    """How busy and how late the client itself was."""
     parts = [
         f"{client['cpu_share']:.0%} of a core",
         f"woke up late by p99 {number(client['loop_late_ms']['p99'])} ms",
@@ -106,12 +106,12 @@ def client_in_words(client: dict[str, Any]) -> str:
 
 
 def number(value: float | None) -> str:
-    """Three digits or more; `-` where there is none."""
+    """A number with one decimal below 100 and none from 100 up; `-` for None."""
     if value is None:
         return "-"
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
 
 
 def percent(value: float | None) -> str:
-    """A share; `-` where there is none."""
+    """A share in percent; `-` for None."""
     return "-" if value is None else f"{100 * value:.1f}%"

@@ -1,5 +1,5 @@
-"""Models: found, loaded and patched, one runner for each reduction over one copy of the weights.
+"""Finds, loads and patches models: one variant for each reduction over one copy of the weights.
 
-It must not know requests, batches or metrics. timm and torchvision are imported in
+This package must not know requests, batches or metrics. timm and torchvision are imported in
 `timm_models.py` only.
 """

@@ -9,7 +9,6 @@ from service.images.options import Resize
 from service.models import timm_models
 from service.models.served import ServedModel
 
-"""what makes pictures as large as the model wants them."""
 MODEL_NAME = re.compile(r"[\w.:@+-]+", re.ASCII)
 
 
@@ -55,7 +54,7 @@ def name_and_spec(setting: str) -> tuple[str, str]:
     A folder or a repository is called by the last part of its path.
 
     Raises:
-        ModelLoadError: a name that could not stand in a path of the API.
+        ModelLoadError: the name has characters that a path of the API cannot hold.
     """
     name, found, spec = (part.strip() for part in setting.partition("="))
     if found:
@@ -73,7 +72,7 @@ def load(setting: str, placement: Placement, resize: Resize = "pillow") -> Serve
     Args:
         setting: a name and where the model is.
         placement: where and how it computes.
-        resize: what makes pictures as large as the model wants them.
+        resize: the library that resizes pictures to the input size of the model.
 
     Raises:
         ModelLoadError: it cannot be served.

@@ -1,4 +1,4 @@
-"""Weights -> one runner per (method, r), over one copy of the weights."""
+"""A loaded model and its variants: one for each reduction, over one copy of the weights."""
 
 from collections.abc import Callable
 from threading import Lock
@@ -25,11 +25,11 @@ class ServedModel:
     """One model and all its variants, which share its weights. May be used from any thread."""
 
     def __init__(self, name: str, loaded: LoadedModel, placement: Placement) -> None:
-        """Move the weights to where they are used.
+        """Move the weights to the device.
 
         Raises:
-            ModelLoadError: the tokens of this model cannot be reduced, or its calibration is of
-                another model.
+            ModelLoadError: the tokens of this model cannot be reduced, or its calibration is that
+                of another model.
         """
         self.name = name
         self.architecture = loaded.architecture
@@ -39,7 +39,7 @@ class ServedModel:
         """RGB image -> (3, H, W), float32, normalised"""
         decode_transform, self._normalization = _decoding(self.transform, placement)
         self.input_spec = InputSpec(decode_transform, loaded.resize_side)
-        """what the threads that decode make of a picture"""
+        """the input that the decoding threads make of a picture"""
         self._variants: dict[tuple[str, int | None, Tier | None], Variant] = {}
         self._calibrated = dict(loaded.calibration.tiers) if loaded.calibration else {}
         self._lock = Lock()
@@ -60,7 +60,7 @@ class ServedModel:
         self._check_calibration(num_blocks)
 
     def _check_calibration(self, num_blocks: int) -> None:
-        """Refuse a calibration of another model now rather than when its tier is asked for."""
+        """Refuse the calibration of another model now, not when a request names its tier."""
         for tier in self._calibrated:
             try:
                 self.variant(CALIBRATED_METHOD, None, tier)
@@ -71,7 +71,7 @@ class ServedModel:
                 ) from exc
 
     def variant(self, method: str, r: int | None, tier: Tier | None = None) -> Variant:
-        """The model with one reduction; made at the first call, then kept.
+        """The model with one reduction. The first call makes it, and later calls return the same.
 
         There are at most `len(METHODS) * (max_r + 1) + len(TIERS)` of them, a few kilobytes each.
 
@@ -133,7 +133,7 @@ class ServedModel:
 def _decoding(
     transform: Callable[[Image.Image], Tensor], placement: Placement
 ) -> tuple[Callable[[Image.Image], Tensor], Normalization | None]:
-    """What the threads that decode do of a transform, and what is left to the device, if any."""
+    """The steps of a transform for the decoding threads, and those left to the device, if any."""
     split = timm_models.split_normalization(transform) if placement.normalizes else None
     if split is None:
         return transform, None

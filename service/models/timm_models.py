@@ -1,4 +1,4 @@
-"""The one door to timm: import it, create models, read their labels and transforms."""
+"""The only module that imports timm: it creates models, and reads their labels and transforms."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ def _register_missing_operators() -> torch.library.Library:
 try:
     import torchvision  # noqa: F401 - only to see whether it can be imported
 except RuntimeError:
-    _operators = _register_missing_operators()  # kept alive: the schemas go when it goes
+    _operators = _register_missing_operators()  # kept alive, as the schemas live no longer than it
 
 import timm  # noqa: E402
 from timm.data import (  # noqa: E402
@@ -57,12 +57,12 @@ BUNDLED_MODELS = Path(__file__).parents[1] / "assets"
 
 
 class LoadedModel(NamedTuple):
-    """A classifier and what belongs to it."""
+    """A classifier with its labels, transform and calibration."""
 
     module: Any
     """a timm VisionTransformer, in evaluation mode, float32, on the CPU."""
     architecture: str
-    """timm's name of it."""
+    """timm's name of the architecture."""
     labels: tuple[str, ...]
     """one per class."""
     input_size: tuple[int, int, int]
@@ -70,7 +70,7 @@ class LoadedModel(NamedTuple):
     transform: Callable[[Image.Image], Tensor]
     """timm's own evaluation transform: RGB image -> (3, H, W)."""
     resize_side: int
-    """length in pixels that the transform gives the image's shorter side before it crops."""
+    """pixels of the shorter side after the transform has resized, before it crops."""
     calibration: CalibrationFile | None
     """the calibrated tiers that lie beside the model, if any."""
 
@@ -83,7 +83,7 @@ def load(spec: str) -> LoadedModel:
             format, or a timm name such as `deit_small_patch16_224.fb_in1k`, which is downloaded.
 
     Raises:
-        ModelLoadError: not found, not reachable, or not a classifier.
+        ModelLoadError: the model is not found, not reachable, or not a classifier.
     """
     try:
         module = timm.create_model(_source(spec), pretrained=True).eval()
@@ -115,19 +115,19 @@ class QuickResize(NamedTuple):
     """
 
     size: int | Sequence[int]
-    """length of the shorter side in pixels, the ratio of the sides stays; or height and width."""
+    """pixels of the shorter side, which keeps the ratio of the sides; or height and width."""
     interpolation: InterpolationMode
     """BILINEAR or BICUBIC."""
 
     def __call__(self, picture: Image.Image) -> Image.Image:
-        """The RGB picture in its new size; the same object if that is its size already."""
+        """The RGB picture in its new size; the same object if it already has this size."""
         pixels = pil_to_tensor(picture)
         resized = resize(pixels, self.size, self.interpolation)
         return picture if resized is pixels else to_pil_image(resized)
 
 
 def resizing_quickly(transform: Any) -> Any:
-    """An evaluation transform of timm with PyTorch's resizing in it, where that is possible."""
+    """An evaluation transform of timm that resizes with PyTorch, where that is possible."""
     if type(transform) is not Compose:
         return transform
     return Compose([_quick(step) for step in transform.transforms])
@@ -145,7 +145,7 @@ def split_normalization(
 ) -> tuple[Callable[[Image.Image], Tensor], Normalization] | None:
     """An evaluation transform of timm in two parts: RGB image -> bytes (3, H, W), and the rest.
 
-    None if it does not end as timm's do, by converting to a tensor and normalising this.
+    None if the transform does not end like timm's: conversion to a tensor, then normalisation.
     """
     if type(transform) is not Compose:
         return None
@@ -196,7 +196,7 @@ def _source(spec: str) -> str:
     """The name by which timm finds the model."""
     folder = folder_of(spec)
     if folder is None:
-        return spec  # a name that timm knows, or will refuse
+        return spec  # timm refuses a name that it does not know
     # Only safetensors: a pickle from an unknown source can run code when it is read.
     missing = [
         name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()

@@ -1,5 +1,5 @@
 """What happens to one request; read `classify.py` first.
 
-It admits the request, chooses its reduction, has its pictures decoded and computed, and ranks the
-labels. It must not know HTTP, and it must not read a setting.
+This package admits the request, chooses its reduction, has its pictures decoded and computed, and
+ranks the labels. It must not know HTTP, and it must not read a setting.
 """

@@ -1,4 +1,4 @@
-"""How much may be inside at a time. The next request is refused at once, before any work."""
+"""Limits the work inside. A request beyond the limit is refused at once, before any work on it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ class Admission:
     def __init__(
         self, *, max_images: int, max_bytes: int, retry_after_s: Callable[[], int]
     ) -> None:
-        """Set the limits, and who says when a refused client should come again."""
+        """Set the limits; `retry_after_s` gives the seconds until a refused client should retry."""
         self._max_images = max_images
         self._max_bytes = max_bytes
         self._retry_after_s = retry_after_s
@@ -24,8 +24,8 @@ class Admission:
         """Hold a place for as long as the context lasts.
 
         Raises:
-            OverloadedError: not enough room. A single request that is larger than the limit is
-                let in while nothing else is inside, so it is never refused for ever.
+            OverloadedError: not enough room. A request larger than the limit is let in while
+                nothing else is inside, because it would otherwise never be answered.
         """
         self._require_images(num_images)
         self.num_images += num_images
@@ -36,20 +36,20 @@ class Admission:
 
     @contextmanager
     def receive(self, *, announced_bytes: int) -> Iterator[Callable[[int], None]]:
-        """Count a body as it arrives; what has arrived counts for as long as the context lasts.
+        """Count a body as it arrives. Its bytes count for as long as the context lasts.
 
-        Nothing is kept free for what is only announced: a few clients that announce much and send
-        nothing would keep everybody out.
+        No room is reserved for announced bytes: otherwise a few clients that announce much and
+        send nothing would keep all others out.
 
         Args:
-            announced_bytes: 0 if the client does not say.
+            announced_bytes: length of the body; 0 if the client does not announce it.
 
         Yields:
-            To be called with the number of bytes whenever some have arrived.
+            A function to call with the number of bytes whenever some have arrived.
 
         Raises:
-            OverloadedError: there is no room for any image now, or for so many bytes; also from
-                the function. A single request may be larger than the limit, as in `enter`.
+            OverloadedError: there is no room for an image now, or for so many bytes. The function
+                raises it as well. A request may be larger than the limit, as in `enter`.
         """
         self._require_images(1)
         self._require_bytes(self.num_bytes, announced_bytes)
@@ -80,12 +80,12 @@ class Admission:
         )
 
     def refusal(self, reason: str) -> OverloadedError:
-        """The error for a client that should come again when the work inside is done."""
+        """The error for a client that should retry when the work inside is done."""
         return OverloadedError(f"{reason}; try again later", self._retry_after_s())
 
     @property
     def fill(self) -> float:
-        """How full it is, 0 ... 1."""
+        """Share of the room that is taken, 0 ... 1."""
         return min(1.0, max(self.num_images / self._max_images, self.num_bytes / self._max_bytes))
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Who may send work, where that is limited to those with a key."""
+"""API keys: who may send work, and how many requests at a time."""
 
 import hashlib
 import hmac
@@ -10,17 +10,17 @@ from pathlib import Path
 from service.errors import SettingsError, TooManyRequestsError, UnauthorizedError
 
 SHORTEST_KEY = 16
-"""characters"""
+"""fewest characters of a key"""
 
 
 class ApiKeys:
     """The known keys, and how many requests each has inside. Used from the event loop only."""
 
     def __init__(self, keys: dict[str, str], *, max_requests_per_key: int = 0) -> None:
-        """Know these keys.
+        """Accept these keys.
 
         Args:
-            keys: name -> key; without any, everybody may come.
+            keys: name -> key; if empty, every client is accepted.
             max_requests_per_key: most requests of one key at a time; 0 for any number.
         """
         self._digests = {name: _digest(key) for name, key in keys.items()}
@@ -29,10 +29,10 @@ class ApiKeys:
 
     @contextmanager
     def enter(self, presented: str | None) -> Iterator[str | None]:
-        """Hold one of a key's places for as long as the context lasts; gives the key's name.
+        """Hold one of a key's places for as long as the context lasts; yields the key's name.
 
         Raises:
-            UnauthorizedError: a key is needed, and this is none.
+            UnauthorizedError: a key is needed, and this one is missing or unknown.
             TooManyRequestsError: all places of the key are taken.
         """
         name = self.identify(presented)
@@ -52,10 +52,10 @@ class ApiKeys:
     def identify(self, presented: str | None) -> str | None:
         """Name of a key; None where no keys are needed.
 
-        Every known key is compared, each in constant time, so that the time taken tells nothing.
+        All known keys are compared, each in constant time, so that the time reveals no key.
 
         Raises:
-            UnauthorizedError: a key is needed, and this is none.
+            UnauthorizedError: a key is needed, and this one is missing or unknown.
         """
         if not self._digests:
             return None
@@ -100,5 +100,5 @@ def read(path: Path) -> dict[str, str]:
 
 
 def _digest(key: str) -> bytes:
-    # Digests have one length, so that comparing them does not tell how long the key is.
+    # All digests have one length, so that a comparison does not reveal the length of the key.
     return hashlib.sha256(key.encode()).digest()

@@ -1,8 +1,8 @@
-"""Under pressure, do less work for each image before anyone is refused.
+"""Brownout: under pressure, do less work for each image before any request is refused.
 
-Only for requests that allow it, by naming the least accurate tier they accept. The level says by
-how many tiers such a request is lowered. It moves one step at a time, up and down at different
-pressures and never twice within the dwell time, so that it does not swing with every batch.
+It affects only requests that name the least accurate tier they accept. The level is the number of
+tiers by which such a request is lowered. It moves one step at a time and never twice within the
+dwell time. It rises and falls at different pressures, so that it does not swing with every batch.
 Source: docs/decisions/0007.
 """
 
@@ -28,7 +28,7 @@ CAREFUL = Thresholds()
 
 
 class Brownout:
-    """How many tiers willing requests are lowered by. Used from the event loop only."""
+    """The level, from the pressure over time. Used from the event loop only."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Brownout:
         thresholds: Thresholds = CAREFUL,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start at level 0, with the given measure of pressure."""
+        """Start at level 0; `pressure` returns 0 ... 1, where 1 means that requests are refused."""
         self._pressure = pressure
         self._thresholds = thresholds
         self._clock = clock
@@ -46,8 +46,8 @@ class Brownout:
     def level(self) -> int:
         """The level now, 0 ... MAX_LEVEL.
 
-        The level moves by one step at most. After a time without requests it falls by as
-        many steps as the dwell time has passed.
+        The level moves by one step at most. After a time without requests it falls by one step for
+        each dwell time that has passed.
         """
         now, pressure = self._clock(), self._pressure()
         silent_s, self._asked = now - self._asked, now

@@ -1,4 +1,4 @@
-"""Which reduction a request gets, and why: named, within its latency budget, or browned out."""
+"""Which reduction a request gets, and why: the client's own, one within its budget, or brownout."""
 
 from collections.abc import Callable
 
@@ -19,9 +19,9 @@ def choose(
     """Decide the reduction of one request.
 
     Args:
-        limits: what the model can be asked for.
-        wanted: what the client chose.
-        default_tier: for a client that chose nothing.
+        limits: the reductions that the model can run.
+        wanted: the choices of the client.
+        default_tier: the tier for a client that chose none.
         brownout_level: by how many tiers to lower a request that allows it.
         expected_s: forecast of the seconds from the request's arrival to its answer.
 
@@ -44,7 +44,7 @@ def _of_tier(
     default_tier: Tier,
     brownout_level: Callable[[], int],
 ) -> tuple[Reduction, Reason]:
-    """The tier that was asked for, or under pressure a lower one, down to the lowest allowed."""
+    """The wanted tier, or under pressure a faster one, but none beyond `min_tier`."""
     start = TIERS.index(wanted.tier or default_tier)
     reason: Reason = "default" if wanted.tier is None else "requested"
     if wanted.min_tier is None:
@@ -91,7 +91,7 @@ def _check(wanted: Wanted) -> None:
 
 
 def _check_values(wanted: Wanted) -> None:
-    """Refuse what no model allows. A door may have refused it already, with its own words."""
+    """Refuse values that no model allows. An API may already have refused them in its own words."""
     for name in ("tier", "min_tier"):
         value = getattr(wanted, name)
         if value is not None and value not in TIERS:

@@ -1,4 +1,4 @@
-"""The walk of a request's pictures through the service. Read this file first."""
+"""The path of a request's pictures through the service. Read this file first."""
 
 import asyncio
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ from service.telemetry.record import Record
 from service.tiers import Reduction, Tier
 
 PROMISED_SHARE = 0.7
-"""of a deadline: with work inside, a request that is expected to take longer is refused, because
-a queue that is full to the last millisecond is late with every disturbance"""
+"""share of a deadline. While there is work inside, a request whose forecast is longer is refused:
+in a queue without any reserve, each disturbance makes answers late."""
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a request gets that does not choose."""
+    """The choices for a request that makes none."""
 
     tier: Tier
     deadline_ms: float
@@ -38,7 +38,7 @@ class Defaults:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """What a request passes through, in this order."""
+    """The parts that a request passes through, in this order."""
 
     models: Models
     admission: Admission
@@ -46,21 +46,21 @@ class Pipeline:
     pool: DecodePool
     batcher: Batcher[Variant]
     forecast: Forecast
-    """of the seconds to compute a batch of so many images"""
+    """forecast of the seconds to compute a batch, by its number of images"""
     shadow: Shadow | None
-    """None where nothing is compared"""
+    """compares a share of the answers; None: compares none"""
     record: Record
     defaults: Defaults
 
     async def classify(
         self, pictures: Sequence[Picture], wanted: Wanted, call: Call
     ) -> list[Outcome | BaseException]:
-        """Answer all pictures of a request; one that fails leaves its neighbours alone.
+        """Classify all pictures of a request. One that fails does not affect the others.
 
         Args:
-            pictures: image files, or finished pixels.
-            wanted: what the client chose.
-            call: the request; what is learnt on the way is noted in it.
+            pictures: image files, or pixels (3, H, W) as the model's own transform gives them.
+            wanted: the choices of the client.
+            call: the request; facts for its log line and metrics are added to it.
 
         Returns:
             Outcome or error of each, in order.
@@ -80,12 +80,12 @@ class Pipeline:
         return outcomes
 
     def _plan(self, pictures: Sequence[Picture], wanted: Wanted, call: Call) -> Plan:
-        """Choose the reduction; refuse at once what is impossible, or would come too late.
+        """Choose the reduction; refuse at once a request that is impossible or would be late.
 
         Raises:
             ModelNotFoundError: no such model.
-            InvalidParameterError: something is not possible with this model.
-            OverloadedError: so much goes first that the deadline would pass.
+            InvalidParameterError: a choice is not possible with this model.
+            OverloadedError: the work before it takes so long that the deadline would pass.
         """
         model = self.models.find(wanted.model)
         call.model, call.num_images = model.name, len(pictures)
@@ -120,9 +120,9 @@ class Pipeline:
         return Plan(model, variants[chosen.reduction], chosen, top_k, due, deadline)
 
     async def _classify_one(self, picture: Picture, plan: Plan, call: Call) -> Outcome:
-        """Answer one picture, for which there is a place."""
+        """Classify one picture that has been admitted."""
         try:
-            # Not timeout_at: an event loop's clock may only count whole milliseconds.
+            # Not timeout_at: the clock of an event loop may count whole milliseconds only.
             async with asyncio.timeout(plan.deadline - monotonic()):
                 pixels, decode_s = await self._pixels(picture, plan.model)
                 answer = await self.batcher.submit(
@@ -152,7 +152,7 @@ class Pipeline:
 
 
 def _due(wanted: Wanted, arrival: float, deadline: float) -> float:
-    """When an answer is due: at once, when its latency budget ends, or at its deadline."""
+    """When an answer is due: at its arrival, the end of its latency budget, or its deadline."""
     if wanted.priority == 1:
         return arrival
     if wanted.max_latency_ms is not None:
@@ -164,7 +164,7 @@ def _top_k(model: ServedModel, top_k: int | None) -> int:
     """Number of labels to answer with.
 
     Raises:
-        InvalidParameterError: the model has not so many.
+        InvalidParameterError: the model has fewer labels.
     """
     num_classes = len(model.labels)
     if top_k is None:

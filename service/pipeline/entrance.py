@@ -1,4 +1,4 @@
-"""The entrance: a request that comes in holds a place of its key, and counts with its bytes."""
+"""The entrance: a request inside holds one place of its API key, and its bytes are counted."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,17 +10,17 @@ from service.pipeline.api_keys import ApiKeys
 
 
 class Entered(NamedTuple):
-    """What a request gets that was let in."""
+    """What a request gets when it is let in."""
 
     api_key: str | None
     """name of its key"""
     arrived: Callable[[int], None]
-    """to be called with the number of bytes whenever some of its body have arrived"""
+    """to call with the number of bytes whenever some of its body have arrived"""
 
 
 @dataclass(frozen=True)
 class Entrance:
-    """Who may come in, and how much may be inside."""
+    """Checks API keys, and limits the work inside."""
 
     api_keys: ApiKeys
     admission: Admission
@@ -30,13 +30,13 @@ class Entrance:
         """Let a request in for as long as the context lasts.
 
         Args:
-            presented_key: that the client sent, if any.
-            announced_bytes: of its body; 0 if the client does not say.
+            presented_key: the key that the client sent, if any.
+            announced_bytes: length of its body; 0 if the client does not announce it.
 
         Raises:
-            UnauthorizedError: a key is needed, and this is none.
+            UnauthorizedError: a key is needed, and this one is missing or unknown.
             TooManyRequestsError: all places of the key are taken.
-            OverloadedError: there is no room; also from `arrived`.
+            OverloadedError: there is no room. `arrived` raises it as well.
         """
         with (
             self.api_keys.enter(presented_key) as name,

@@ -8,11 +8,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Prediction:
-    """One label."""
+    """One label and its probability."""
 
     label: str
     index: int
-    """of its class, 0 ... K - 1"""
+    """index of its class, 0 ... K - 1"""
     probability: float
 
 

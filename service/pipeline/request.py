@@ -1,4 +1,4 @@
-"""The words of the pipeline: what a client wants, what was chosen for it, and what came out."""
+"""The values of the pipeline: the client's choices, the plan for a request, and its outcomes."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +23,7 @@ DEFAULT_TOP_K = 5
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a client chose for its pictures; everything has a default."""
+    """The choices of a client for its pictures; each has a default."""
 
     model: str | None = None
     """name of a loaded model; None: the first one"""
@@ -35,12 +35,12 @@ class Wanted:
     min_tier: Tier | None = None
     """the least accurate tier that will do"""
     priority: int = 0
-    """1: before everything that has 0"""
+    """0 or 1; images with 1 go before all images with 0"""
     method: str = "rapid"
     top_k: int | None = None
     """number of labels; None: 5, or all if there are fewer"""
     deadline_ms: float | None = None
-    """None: the service's own"""
+    """milliseconds from the arrival; None: the service's own deadline"""
 
 
 class Choice(NamedTuple):
@@ -67,7 +67,7 @@ class Plan(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out for one image."""
+    """The result for one image."""
 
     plan: Plan
     answer: Answer

@@ -1,5 +1,5 @@
-"""One replica without HTTP: everything that is built once, started, asked and drained.
+"""One replica without HTTP: it is built, started, used and drained here.
 
-A door, a notebook or a test enters `Runtime` and calls `classify`. The room must not know a
+An API, a notebook or a test enters `Runtime` and calls `classify`. This package must not know a
 protocol: no status, no header, no schema of an API.
 """

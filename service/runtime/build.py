@@ -36,7 +36,7 @@ from service.telemetry.record import Record
 
 @dataclass(frozen=True)
 class Parts:
-    """The objects of one replica, each there once."""
+    """The objects of one replica; there is one of each."""
 
     lifecycle: Lifecycle
     entrance: Entrance
@@ -55,7 +55,7 @@ def build(settings: Settings) -> Parts:
     """Build a replica; nothing of it runs yet.
 
     Raises:
-        SettingsError: the API keys cannot be read, or the device cannot compute so.
+        SettingsError: the API keys cannot be read, or the device cannot do what is set.
     """
     record = Record()
     engine = open_engine(

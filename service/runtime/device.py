@@ -15,10 +15,10 @@ def open_engine(
         placement: where the models are, and how they compute.
         num_threads: as `share_out` takes it.
         num_streams: as `share_out` takes it.
-        max_graph_bytes: of memory, for graphs of prepared batches; 0: none are prepared.
+        max_graph_bytes: most memory for graphs of prepared batches; 0: no graphs.
 
     Raises:
-        SettingsError: so many streams are not possible.
+        SettingsError: this device cannot run so many streams.
     """
     threads = share_out(placement, num_threads, num_streams)
     prepared = prepare(placement, threads, max_bytes=max_graph_bytes)
@@ -26,7 +26,7 @@ def open_engine(
 
 
 def prepare(placement: Placement, threads: Threads, *, max_bytes: int) -> Prepared | None:
-    """What prepares for batches there; None if nothing does, or no memory may be taken for it."""
+    """The graphs of a device; None if it has none, or if they may take no memory."""
     if max_bytes == 0:
         return None
     if placement.backend == "openvino":

@@ -12,9 +12,9 @@ class Phase(Enum):
     LOADING = "loading"
     READY = "ready"
     LEAVING = "leaving"
-    """asked to stop: not ready for new traffic, but what still comes is served"""
+    """asked to stop: not ready for new traffic, but requests that still come are served"""
     DRAINING = "draining"
-    """accepted work is finished, new work refused"""
+    """finishes accepted work, refuses new work"""
     FAILED = "failed"
 
 
@@ -38,32 +38,32 @@ class Lifecycle:
         self.is_stopping = phase in (Phase.LEAVING, Phase.DRAINING, Phase.FAILED)
 
     async def wait_until_loaded(self) -> None:
-        """Wait until the phase is not loading any more, whether loading succeeded or not."""
+        """Wait until loading has ended, with success or not."""
         await self._has_loaded.wait()
 
     def loaded(self) -> None:
-        """Models are warm: requests are welcome."""
+        """Become ready: the models are warm."""
         if self.phase is Phase.LOADING:
             self._move(Phase.READY)
 
     def leave(self) -> None:
-        """Tell load balancers to send nothing more; a service that never was ready just drains."""
+        """Tell load balancers to send nothing more. A service that is still loading drains."""
         if self.phase is Phase.READY:
             self._move(Phase.LEAVING)
         elif self.phase is Phase.LOADING:
             self.drain()
 
     def drain(self) -> None:
-        """Accepted work is finished, new work is refused."""
+        """Finish accepted work, and refuse new work."""
         if self.phase is not Phase.FAILED:
             self._move(Phase.DRAINING)
 
     def fail(self) -> None:
-        """The service cannot answer any more and wants to be restarted."""
+        """The service cannot answer any more and has to be restarted."""
         self._move(Phase.FAILED)
 
     def require_alive(self) -> None:
-        """Be able to answer at all.
+        """Check that the service can answer at all.
 
         Raises:
             NotReadyError: the process should be restarted.
@@ -72,16 +72,16 @@ class Lifecycle:
             raise NotReadyError("the device loop has failed; restart the process")
 
     def require_ready(self) -> None:
-        """Be ready for new traffic.
+        """Check that the service is ready for new traffic.
 
         Raises:
-            NotReadyError: it should go to another replica.
+            NotReadyError: the traffic should go to another replica.
         """
         if self.phase is not Phase.READY:
             raise NotReadyError(f"the service is {self.phase.value}; try again later")
 
     def require_serving(self) -> None:
-        """Let a request pass.
+        """Check that a request that comes now is answered.
 
         Raises:
             NotReadyError: it would not be answered.

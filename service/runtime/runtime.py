@@ -1,4 +1,4 @@
-"""`Runtime`: one replica, started, asked and drained, without HTTP."""
+"""`Runtime`: one replica without HTTP, from its start to its end."""
 
 import asyncio
 import logging
@@ -23,7 +23,7 @@ class Status(NamedTuple):
 
     phase: Phase
     backlog_s: float
-    """forecast of the seconds until all that is inside has been computed"""
+    """forecast of the seconds until all images inside have been computed"""
     saturation: float
     """how close the replica is to refusing requests, 0 ... 1: by room, or by time"""
 
@@ -42,7 +42,7 @@ class Runtime:
         """Build a replica; nothing of it runs yet.
 
         Raises:
-            SettingsError: the API keys cannot be read, or the device cannot compute so.
+            SettingsError: the API keys cannot be read, or the device cannot do what is set.
         """
         self.settings = settings
         parts = build(settings)
@@ -64,7 +64,7 @@ class Runtime:
 
         Raises:
             ModelLoadError: a model cannot be served.
-            NotReadyError: the replica was drained before.
+            NotReadyError: the replica was drained before it was ready.
         """
         self.start()
         try:
@@ -83,7 +83,7 @@ class Runtime:
         await self.stop()
 
     def start(self) -> None:
-        """Begin to load the models, to compute and to probe; `lifecycle` says how far it is."""
+        """Begin to load the models, to compute and to probe; `lifecycle` tells the phase."""
         self._tasks = [
             asyncio.create_task(self._load_and_probe()),
             asyncio.create_task(self._batcher.run()),
@@ -95,24 +95,24 @@ class Runtime:
             task.add_done_callback(self._fail_with)
 
     async def stop(self) -> None:
-        """Tell everybody who still waits, and end all tasks; the threads end by themselves."""
+        """Give an error to all who still wait, and end all tasks; the threads end by themselves."""
         self.drain()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        # Nobody waits for what the threads still do, and a stuck one would never end.
+        # Not waited for: nobody needs what the threads still compute, and a stuck one never ends.
         self.pool.close()
         self._engine.close()
 
     def classify(
         self, pictures: Sequence[Picture], wanted: Wanted | None = None, call: Call | None = None
     ) -> Awaitable[list[Outcome | BaseException]]:
-        """Answer some pictures; one that fails leaves its neighbours alone.
+        """Classify some pictures. One that fails does not affect the others.
 
         Args:
             pictures: image files, or pixels (3, H, W) as the model's own transform gives them.
-            wanted: what is wanted of them; None: everything by default.
-            call: the request that a door has for them; None: a new one.
+            wanted: the choices of the client; None: the defaults.
+            call: the request that an API has noted for them; None: a new one.
 
         Returns:
             Outcome or error of each, in order.
@@ -121,12 +121,12 @@ class Runtime:
             ServiceError: one of its kinds, if there is no answer for any of them.
         """
         if call is None:
-            self.lifecycle.require_serving()  # else a door has asked
+            self.lifecycle.require_serving()  # an API that passes a call has checked this
             call = Call(uuid.uuid4().hex, monotonic())
         return self.pipeline.classify(pictures, wanted or Wanted(), call)
 
     def leave(self) -> None:
-        """Ask for no new traffic; what still comes is served."""
+        """Ask for no new traffic; requests that still come are served."""
         self.lifecycle.leave()
 
     def drain(self) -> None:
@@ -139,7 +139,7 @@ class Runtime:
         return Status(self.lifecycle.phase, self._batcher.backlog_s, self._parts.saturation)
 
     async def _load_and_probe(self) -> None:
-        """Make the replica ready; then probe, if wanted, until cancelled.
+        """Make the replica ready; then probe until cancelled, if the settings say so.
 
         Raises:
             ModelLoadError: a model cannot be served, or its probe pictures cannot be used.
@@ -161,10 +161,10 @@ class Runtime:
             await self.probe.run(probe_sets, self.settings.probe_interval_s)
 
     def _fail_with(self, task: asyncio.Task[None]) -> None:
-        """Turn the replica red if one of its tasks has died."""
+        """Mark the replica as failed if one of its tasks has ended with an error."""
         if task.cancelled() or (error := task.exception()) is None:
             return
         self.lifecycle.fail()
-        # What is wrong with a model is said in words; of anything else the place matters.
+        # A model's error explains itself. Any other one is logged with its traceback.
         place = None if isinstance(error, ModelLoadError) else error
         logger.critical("the service cannot go on: %s", error, exc_info=place)

@@ -45,10 +45,10 @@ def loaded(model: ServedModel) -> ModelLoaded:
 
 
 def probe_folders(settings: Settings) -> dict[str, Path]:
-    """Where the labelled pictures of the models are, of those that have some.
+    """The folders of labelled pictures, by model; only models that have such pictures.
 
     Raises:
-        ModelLoadError: pictures for a model that is not served.
+        ModelLoadError: the setting gives pictures for a model that is not served.
     """
     if settings.probe_interval_s == 0:
         return {}

@@ -1,6 +1,6 @@
-"""Images are submitted and answered; in between, streams compute them in batches.
+"""Takes images, has streams compute them in batches, and returns the results.
 
-The `Scheduler` decides. The `Batcher` keeps the clock and the futures, each `Stream` one loop.
+The `Scheduler` decides. The `Batcher` keeps the clock and the futures. Each `Stream` runs one loop.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ class Batcher(Generic[K]):
         on_batch: Callable[[Finished[K]], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare an empty batcher.
+        """Create a batcher with no job; `run` starts its streams.
 
         Args:
             forward: runs one batch; as many calls at a time as the policy has streams.
@@ -58,7 +58,7 @@ class Batcher(Generic[K]):
     ) -> Answer:
         """Wait for the answer to one image.
 
-        Cancel the call, and the image is never computed if its batch has not started.
+        If the call is cancelled before its batch starts, the image is never computed.
 
         Args:
             lane: what may share a batch.
@@ -101,11 +101,11 @@ class Batcher(Generic[K]):
             raise
 
     def coming(self, change: int) -> None:
-        """The number of images that are being decoded has changed by so many."""
+        """Add `change` to the number of images that are being decoded."""
         self._scheduler.coming(change)
 
     def drain(self) -> None:
-        """No further image will come: what waits for company starts at once."""
+        """No further image will come: lanes that wait for more images start at once."""
         self._scheduler.drain()
         self._work.set()
 
@@ -130,11 +130,11 @@ class Batcher(Generic[K]):
         return self._scheduler.outlook.backlog_s(self._clock())
 
     def expected_wait_s(self, lane: K, num_images: int, due: float) -> float:
-        """Forecast for images that came now: seconds until all of them are answered."""
+        """Seconds, by forecast, until images that came now are all answered."""
         return self._scheduler.outlook.wait_s(lane, num_images, due, self._clock())
 
     async def run(self) -> None:
-        """Compute batches until cancelled; whatever still waits then is told so.
+        """Compute batches until cancelled. Jobs that still wait then get an error.
 
         Raises:
             DeviceStuckError: the device is broken, and no further batch would succeed.
@@ -149,10 +149,10 @@ class Batcher(Generic[K]):
             await asyncio.gather(*loops, return_exceptions=True)
 
     async def watch(self, max_batch_s: float) -> None:
-        """Until cancelled, see that no batch takes longer than it may.
+        """Until cancelled, check that no batch takes longer than `max_batch_s` seconds.
 
         Raises:
-            DeviceStuckError: one did. All who wait have been told, and nothing is accepted.
+            DeviceStuckError: one did. All jobs got an error, and no new job is accepted.
         """
         while True:
             await asyncio.sleep(max_batch_s / 10)
@@ -164,6 +164,6 @@ class Batcher(Generic[K]):
                 )
 
     def _close(self) -> None:
-        """Refuse new jobs, and tell all that wait."""
+        """Refuse new jobs, and give an error to all that wait."""
         self._closed = True
         fail(self._scheduler.clear(), shutting_down)

@@ -7,19 +7,19 @@ from service.scheduling.forecast import Forecast, Line
 
 BYTES_OF_A_PHOTO = 2**20
 FIRST_GUESS = Line(slope=2e-8, intercept=2e-3)
-"""seconds by bytes; only how they compare matters, the level is learnt from the first pictures"""
+"""seconds by bytes; only slope / intercept matters: the first pictures correct the level"""
 
 
 class Decoding(NamedTuple):
     """One picture that waits for a thread or is being decoded."""
 
-    lane: "_Bytes"
+    lane: "_DecodingLane"
     num_bytes: int
     expected_s: float
 
 
-class _Bytes(NamedTuple):
-    """The work that a byte of a picture means, for the forecast."""
+class _DecodingLane(NamedTuple):
+    """The lane of a model's pictures in the forecast; work is counted in bytes."""
 
     model: str
     macs: int = 1
@@ -35,7 +35,7 @@ class Decodings:
 
         Args:
             num_threads: that decode.
-            on_change: told by how many the pictures inside have become more, or fewer.
+            on_change: called with the change in the number of pictures inside.
         """
         self.num_inside = 0
         """pictures that wait for a thread or are being decoded"""
@@ -45,23 +45,23 @@ class Decodings:
         self._inside_s = 0.0
 
     def begin(self, model: str, num_bytes: int) -> Decoding:
-        """A picture of a model has come; `end` has to follow."""
-        lane = _Bytes(model)
+        """Count a picture of a model in; `end` has to follow."""
+        lane = _DecodingLane(model)
         decoding = Decoding(lane, num_bytes, self._forecast.seconds(lane, num_bytes))
         self._change(1, decoding.expected_s)
         return decoding
 
     def end(self, decoding: Decoding, seconds: float | None) -> None:
-        """The picture is there after so many seconds of decoding; None: it could not be decoded."""
+        """Count a picture out. `seconds` is the time of decoding; None: decoding failed."""
         self._change(-1, -decoding.expected_s)
         if seconds is not None:
             self._forecast.observe(decoding.lane, decoding.num_bytes, seconds)
 
     def expected_s(self, sizes: Sequence[int], model: str) -> float:
-        """Forecast for pictures of so many bytes that come now, and what is inside before them."""
+        """Seconds, by forecast, until pictures that come now are decoded; `sizes` in bytes."""
         if not sizes:
             return 0.0
-        each_s = [self._forecast.seconds(_Bytes(model), size) for size in sizes]
+        each_s = [self._forecast.seconds(_DecodingLane(model), size) for size in sizes]
         inside_s = self._inside_s if self.num_inside else 0.0
         return max(max(each_s), (inside_s + sum(each_s)) / self._num_threads)
 

@@ -1,9 +1,9 @@
 """How long work will take, learnt from work that was done.
 
 Seconds for work of size n in one lane are taken as ``a * n + b``: n images in a batch of one model
-and reduction, or n bytes of a picture to decode. A first line comes from the warm-up; what runs
-then corrects it. What is old fades and what is extreme is cut, so that a forecast that was once
-wrong cannot stay wrong. Source: docs/decisions/0007.
+and reduction, or n bytes of a picture to decode. The warm-up gives the first line, and later work
+corrects it. Old values fade and extreme values are cut, so that a wrong forecast does not stay
+wrong. Source: docs/decisions/0007.
 """
 
 import math
@@ -20,7 +20,7 @@ MEMORY_S = 30.0
 MAX_SURPRISE = 4.0
 """a value counts as at most this many times its forecast, and at least the inverse."""
 SHORTEST_S = 1e-6
-"""no forecast is compared with less"""
+"""a forecast shorter than this counts as this long when it is compared"""
 
 
 class Lane(Protocol):
@@ -28,7 +28,7 @@ class Lane(Protocol):
 
     @property
     def model(self) -> str:
-        """Lanes of one model are alike but for their work."""
+        """Lanes of one model differ only in their work."""
 
     @property
     def macs(self) -> int:
@@ -100,8 +100,8 @@ class _Learnt:
     def fit(self, level: float, max_size: int) -> Line:
         """Least squares over what was seen and two points of the first line at today's level.
 
-        The two points keep the fit defined while all that is seen has one size, and are all that
-        counts once it has faded.
+        The two points keep the fit defined while all observed work has one size. Once the observed
+        work has faded, only they count.
         """
         n, nn, t, nt, weight = self.n, self.nn, self.t, self.nt, self.weight
         for size in (1, max(2, max_size)):
@@ -126,7 +126,7 @@ class Forecast:
         guess: Line | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Know nothing yet.
+        """Begin without any lane.
 
         Args:
             max_size: the usual largest size.
@@ -137,7 +137,8 @@ class Forecast:
         self._max_size = max_size
         self._clock = clock
         self._lanes: dict[Lane, _Learnt] = {}
-        # by model, as all its lanes are slowed by the same: how much slower than their first lines
+        # By model: how many times slower its lanes are now than their first lines. One cause slows
+        # all lanes of a model.
         self._levels: defaultdict[str, Mean] = defaultdict(lambda: Mean(1.0))
         self._error = Mean(0.0)
 
@@ -166,7 +167,7 @@ class Forecast:
         self._levels[lane.model].add(slower, now)
 
     def seconds(self, lane: Lane, size: int) -> float:
-        """Expected seconds; 0 for a lane of which nothing can be said."""
+        """Expected seconds; 0 for a lane without any data."""
         learnt = self._learnt(lane)
         if learnt is None:
             return 0.0
@@ -177,15 +178,15 @@ class Forecast:
 
     @property
     def relative_error(self) -> float:
-        """Mean of |seconds / forecast - 1| lately, 0 ... 1."""
+        """Recent mean of |seconds / forecast - 1|, 0 ... 1."""
         return self._error.value(self._clock())
 
     def caution(self) -> float:
-        """Factor, 1 ... 3, to a time that most work keeps: twice the mean error on top."""
+        """Factor, 1 ... 3, from a forecast to a time that most work keeps: 1 + twice the error."""
         return 1 + 2 * self.relative_error
 
     def _learnt(self, lane: Lane) -> _Learnt | None:
-        """What is known of a lane; of a new one, what its work says beside a known lane's."""
+        """What is known of a lane. A new one gets a known lane's line, scaled by multiply-adds."""
         if lane in self._lanes:
             return self._lanes[lane]
         known = [other for other in self._lanes if other.model == lane.model]

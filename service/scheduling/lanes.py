@@ -1,7 +1,7 @@
-"""The images that wait: which of them go next, how many together, and how long all of them take.
+"""The images that wait: which of them go next, and how many together.
 
-A *lane* holds the images that may share a batch: same model, same method, same r. So no request's
-r reaches the image of another request.
+A *lane* holds the images that may share a batch: same model, same method, same r. So the r of one
+request never affects the image of another.
 """
 
 import asyncio
@@ -16,18 +16,18 @@ from service.scheduling.policy import BatchPolicy, DispatchReason, Part
 K = TypeVar("K")
 
 WORTH_WAITING = 0.5
-"""for company, as a share of the time that the batch takes without it"""
+"""longest wait for more images, as a share of the time that the batch takes without them"""
 
 
 class Answer(NamedTuple):
-    """What a job gets."""
+    """The result of a job, and how long it took."""
 
     result: Any
     """what `forward` gave for the image."""
     queue_s: float
-    """from being handed in to the start of its batch."""
+    """seconds from its submission to the start of its batch."""
     inference_s: float
-    """computing the whole batch."""
+    """seconds that the whole batch took to compute."""
     batch_size: int
 
 
@@ -38,7 +38,7 @@ class Job:
     due: float
     """when it should be answered, on the batcher's clock: the earliest goes first."""
     number: int
-    """decides between equals: first come, first served."""
+    """order of arrival; decides between jobs that are due at the same time."""
     deadline: float = field(compare=False)
     """when its client stops waiting."""
     image: Any = field(compare=False)
@@ -53,18 +53,18 @@ class Next(NamedTuple, Generic[K]):
     lane: K
     reason: DispatchReason
     wait_s: float
-    """until its batch starts; 0.0 means now."""
+    """seconds until its batch starts; 0.0 means now."""
 
 
 class _Candidate(NamedTuple, Generic[K]):
-    """A lane, as it is now."""
+    """A lane that may go next."""
 
     wait_s: float
     due: float
     slack_s: float
-    """how much longer its most urgent image can wait and still be in time"""
+    """seconds that its most urgent image can still wait and be in time"""
     batch_s: float
-    """forecast for its batch"""
+    """forecast of the seconds for its batch"""
     next: Next[K]
 
 
@@ -72,7 +72,7 @@ class Lanes(Generic[K]):
     """Everything that waits, by lane, the most urgent image of each in front."""
 
     def __init__(self, policy: BatchPolicy, expected_s: Callable[[K, int], float]) -> None:
-        """Start empty.
+        """Create lanes without any job.
 
         Args:
             policy: when a lane becomes a batch.
@@ -103,7 +103,7 @@ class Lanes(Generic[K]):
         self._keep(lane, lambda other: other is not job)
 
     def take_expired(self, now: float) -> list[Job]:
-        """Take out the jobs whose deadline has passed, and those that were answered already."""
+        """Take out the jobs whose deadline has passed, and those that already have an answer."""
         expired = []
         for lane, jobs in list(self._jobs.items()):
             expired += [job for job in jobs if job.deadline <= now]
@@ -111,9 +111,9 @@ class Lanes(Generic[K]):
         return expired
 
     def defer_late(self, now: float, part: Part) -> None:
-        """Let jobs that even alone would come too late wait for an idle device.
+        """Put jobs last that would miss their deadline even in a batch of their own.
 
-        Otherwise an overloaded device would compute answers whose clients have left.
+        Otherwise an overloaded device would compute answers for clients that have left.
         """
         for lane, jobs in self._jobs.items():
             soonest = now + self._expected_s(lane, 1) / part.share
@@ -127,13 +127,14 @@ class Lanes(Generic[K]):
     ) -> Next[K] | None:
         """The lane that goes next on a part of the device, or None if nothing waits.
 
-        The one with the earliest due time of those whose batch may start now; or, if another one
-        waits for company and would be late after that batch, this other one.
+        Of the lanes whose batch may start now, the one with the earliest due time. But a lane that
+        waits for more images and is due earlier goes first if it would be late after that batch.
 
         Args:
             now: on the batcher's clock.
-            part: of the device, which is free.
-            gathering_s: for how long it has been free, if images are on their way; None: none are.
+            part: the free part of the device.
+            gathering_s: seconds for which it has been free while images are on their way; None: no
+                image is.
             is_draining: no further image will come.
         """
         candidates = [
@@ -154,7 +155,7 @@ class Lanes(Generic[K]):
         return min(late, key=lambda other: other.due).next._replace(reason="deadline", wait_s=0.0)
 
     def take(self, lane: K, now: float, part: Part) -> list[Job]:
-        """Take the most urgent jobs out of a lane, as many as leave the first one in time."""
+        """Take the most urgent jobs out of a lane: as many as let the first one be in time."""
         jobs = self._jobs[lane]
         num_images = self._batch_size(jobs, part)
         if not math.isinf(jobs[0].due):

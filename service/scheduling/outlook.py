@@ -1,4 +1,4 @@
-"""What is to be expected: how long the work inside will take, and a new image will wait."""
+"""Forecasts: how long the work inside will take, and how long a new image will wait."""
 
 import math
 from collections.abc import Callable
@@ -22,12 +22,12 @@ class Outlook(Generic[K]):
         expected_s: Callable[[K, int], float],
         caution: Callable[[], float],
     ) -> None:
-        """Look at a scheduler's state.
+        """Read the state that a scheduler keeps.
 
         Args:
             policy: how the device is shared.
-            lanes: what waits.
-            running: what is being computed.
+            lanes: jobs that wait.
+            running: batches that are being computed.
             expected_s: forecast for a batch of so many images of a lane on the whole device.
             caution: factor, at least 1, from a forecast to a time that most work keeps.
         """
@@ -45,17 +45,18 @@ class Outlook(Generic[K]):
         return self._running.rest_s(now) + waiting_s
 
     def wait_s(self, lane: K, num_images: int, due: float, now: float) -> float:
-        """Forecast for images that came now: seconds until all of them are answered.
+        """Seconds, by forecast, until images that came now are all answered.
 
-        The forecast adds up the rest of the running batches, what goes first in other lanes, and
-        their own lane's batches, the last of which has one stream only unless all are free. What
-        is still being decoded goes first, too; its lanes are not known and do not matter much.
+        The forecast adds up three parts: the rest of the running batches, the earlier jobs of other
+        lanes, and the batches of the images' own lane. The last of these batches gets one stream
+        only, unless all are free. Images that are being decoded count as if they were in this
+        lane, because their own lanes are not known yet.
 
         Args:
             lane: of the images.
             num_images: how many.
             due: when they should be answered.
-            now: the time.
+            now: seconds on the scheduler's clock.
         """
         seconds = self._without_caution_s(lane, num_images, due, now)
         if self.num_coming:
@@ -73,21 +74,21 @@ class Outlook(Generic[K]):
         return self._running.rest_s(now) + ahead_s + last_s
 
     def _ahead_s(self, lane: K, num_images: int, due: float, *, is_busy: bool) -> float:
-        """Forecast for images that came now and all that goes before them, on the whole device."""
+        """Seconds of the whole device for images that came now and all jobs before them."""
         size = self._lanes.max_batch_size
         seconds = 0.0
         for other, jobs in {lane: [], **dict(self._lanes.items())}.items():
             ours = num_images if other == lane else 0
             earlier = ours + sum(job.due <= due for job in jobs)
-            # Less urgent images ride along in the batches of the urgent ones, and where a lane is
-            # longer than a batch, others will have come by the time that ours is formed.
+            # Less urgent images fill up the batches of the urgent ones. Where a lane is longer than
+            # a batch, new images will have come before the last batch of ours is formed.
             full = math.ceil(earlier / size) * size
             is_filling = ours and earlier > size and is_busy
             seconds += self._lane_s(other, full if is_filling else min(ours + len(jobs), full))
         return seconds
 
     def _lane_s(self, lane: K, num_images: int) -> float:
-        """Forecast for so many images of one lane."""
+        """Seconds, by forecast, for so many images of one lane."""
         size = self._lanes.max_batch_size
         full, rest = divmod(num_images, size)
         full_s = full * self._expected_s(lane, size) if full else 0.0

@@ -1,4 +1,4 @@
-"""When a batch starts, and with how much of the device. No clock, no queue, nothing that waits."""
+"""When a batch starts, and with how much of the device. Functions of numbers; nothing waits."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple, get_args
 
 DispatchReason = Literal["full", "idle", "wait", "deadline", "drain", "spare"]
 """Why a batch starts, in this order: it is full; the device is free; `max_wait_s` is over; an image
-would miss its due time otherwise; the service is shutting down; it is work without a client."""
+would miss its due time otherwise; the service is shutting down; no client waits for the work."""
 DISPATCH_REASONS: tuple[DispatchReason, ...] = get_args(DispatchReason)
 
 
@@ -24,24 +24,24 @@ class BatchPolicy(NamedTuple):
     """When a lane becomes a batch, and what it gets of the device."""
 
     max_batch_size: int
-    """most images in one."""
+    """most images in a batch."""
     max_wait_s: float = 0.0
-    """how long the oldest image of a lane waits for company while the device is free."""
+    """how long the oldest image of a lane waits for more images while the device is free."""
     num_streams: int = 1
     """most batches that are computed at the same time."""
     num_threads: int = 1
-    """that they share; a GPU counts as one."""
+    """threads that these batches share; a GPU counts as one."""
 
     def part(self, threads_taken: list[int], num_waiting: int, num_coming: int = 0) -> Part | None:
         """What the next batch gets, or None if nothing is free.
 
-        Images that wait are spread over the free streams: one thread per batch loses no time in
-        waiting for the others at every layer. One image alone gets all that is free.
+        Images that wait are spread over the free streams: threads of one batch wait for each other
+        at every layer, threads of different batches do not. A single image gets all free threads.
 
         Args:
             threads_taken: threads of each batch that is running.
             num_waiting: images that wait, in all lanes.
-            num_coming: images that will soon, for which streams are left free.
+            num_coming: images that will soon wait; streams are left free for them.
         """
         streams = self.num_streams - len(threads_taken)
         threads = self.num_threads - sum(threads_taken)
@@ -61,7 +61,7 @@ class BatchPolicy(NamedTuple):
         company_s: float = 0.0,
         is_draining: bool,
     ) -> tuple[float, DispatchReason]:
-        """Seconds until a lane's batch starts on a free device, 0.0 meaning now, and why then.
+        """Seconds until a lane's batch starts on a free device (0.0: now), and the reason.
 
         Args:
             num_waiting: images in the lane, at least one.
@@ -84,14 +84,14 @@ class BatchPolicy(NamedTuple):
 class SpareTime:
     """When the device may do work that no client waits for.
 
-    Such work can delay a client who comes while it runs, by one image at most. So after a quiet
-    while it may take all the time there is, and among traffic a small share of the time only.
+    Such work delays a client who comes while it runs, by one image at most. Without traffic it may
+    take all the time. With traffic it gets a small share of the time.
     """
 
     share: float = 0.02
-    """of the time, 0 < share <= 1, while there is traffic"""
+    """share of the time while there is traffic, 0 < share <= 1"""
     quiet_s: float = 5.0
-    """without a client's batch, after which there is none"""
+    """seconds without a client's batch after which there is no traffic"""
     _quiet_from: float = 0.0
     _allowed_from: float = 0.0
 

@@ -28,7 +28,7 @@ class RunningBatches(Generic[K]):
     """What is being computed now."""
 
     def __init__(self, expected_s: Callable[[K, int], float]) -> None:
-        """Start idle.
+        """Begin with no batch.
 
         Args:
             expected_s: forecast for a batch of so many images of a lane on the whole device.

@@ -1,7 +1,8 @@
-"""Which batch starts next, when, and on how much of the device: decided, never waited for.
+"""Decides which batch starts next, when, and on how much of the device. It never waits itself.
 
 Batches are formed as late as possible: when the device, or a part of it, becomes free, the
-scheduler forms a batch of what waits then. Others tell it what happens; it asks the forecast only.
+scheduler forms a batch of the jobs that wait then. Callers tell it every event; it asks only the
+forecast.
 """
 
 import logging
@@ -19,11 +20,11 @@ K = TypeVar("K")
 logger = logging.getLogger(__name__)
 
 LONGEST_SLEEP_S = 0.005
-"""after which a lane that waits for more images is looked at again: none may be coming any more"""
+"""A lane that waits for more images is checked again after this time: there may be none to come."""
 TURNAROUND_S = 0.01
-"""within which a client that got its answer sends its next image, if it does so at once"""
+"""A client that sends its next image as soon as it has an answer does so within this time."""
 BATCHES_UNTIL_GROWTH = 100
-"""that fit, one after the other, until larger ones are tried again after one that did not"""
+"""After a batch did not fit into memory, so many must fit in a row before larger ones are tried."""
 
 
 class Scheduler(Generic[K]):
@@ -38,7 +39,7 @@ class Scheduler(Generic[K]):
         observe: Callable[[K, int, float], None] = lambda *_: None,
         caution: Callable[[], float] = lambda: 1.0,
     ) -> None:
-        """Start with nothing to do.
+        """Begin with no job and no batch.
 
         Args:
             policy: when a lane becomes a batch, and what it gets of the device.
@@ -53,7 +54,7 @@ class Scheduler(Generic[K]):
         self._spare_time = spare_time or SpareTime()
         self._observe = observe
         self.outlook: Outlook[K] = Outlook(policy, self._lanes, self.running, expected_s, caution)
-        """what is to be expected"""
+        """forecasts over the jobs and batches inside"""
         self._spare: deque[tuple[K, Job]] = deque()
         self._is_draining = False
         self._num_fitting = 0
@@ -69,7 +70,7 @@ class Scheduler(Generic[K]):
         self._lanes.put(lane, job)
 
     def put_spare(self, lane: K, job: Job) -> None:
-        """Let a job wait for which no client does: it gets a batch of its own in spare time."""
+        """Let a job wait that no client waits for: it gets a batch of its own in spare time."""
         self._spare.append((lane, job))
 
     def forget(self, lane: K, job: Job) -> None:
@@ -78,11 +79,11 @@ class Scheduler(Generic[K]):
         self._spare = deque(entry for entry in self._spare if entry[1] is not job)
 
     def coming(self, change: int) -> None:
-        """The number of images that are being decoded has changed by so many."""
+        """Add `change` to the number of images that are being decoded."""
         self.outlook.num_coming += change
 
     def drain(self) -> None:
-        """No further image will come: nothing waits for others any more."""
+        """No further image will come: lanes no longer wait for more images."""
         self._is_draining = True
 
     def take_expired(self, now: float) -> list[Job]:
@@ -90,14 +91,14 @@ class Scheduler(Generic[K]):
         return self._lanes.take_expired(now)
 
     def clear(self) -> list[Job]:
-        """Take out everything that waits; returns it with the jobs of running batches."""
+        """Take out all jobs that wait; returns them and the jobs of running batches."""
         running = [job for batch in self.running.batches for job in batch.jobs]
         spare = [job for _, job in self._spare]
         self._spare.clear()
         return [*running, *self._lanes.clear(), *spare]
 
     def next(self, now: float, free_since: float) -> Batch[K] | float:
-        """Start a batch on a stream that is free since then; or seconds until there may be one."""
+        """The batch that a stream free since `free_since` starts now, or seconds to wait."""
         part = self.policy.part(
             self.running.threads_taken, self.num_waiting, self.outlook.num_coming
         )
@@ -122,7 +123,7 @@ class Scheduler(Generic[K]):
         self._spare_time.used(started=batch.started, ended=now, is_spare=batch.is_spare)
 
     def computed(self, batch: Batch[K], now: float) -> None:
-        """A batch did fit and was computed; larger ones are tried again after some of these."""
+        """A batch fitted into memory; after some of these, larger ones are tried again."""
         device_s = (now - batch.started) * batch.part.share
         self._observe(batch.lane, len(batch.jobs), device_s)
         self._answered_at = now
@@ -133,7 +134,7 @@ class Scheduler(Generic[K]):
             logger.info("larger batches", extra={"max_batch_size": self._lanes.max_batch_size})
 
     def split(self, batch: Batch[K]) -> bool:
-        """Put a batch that did not fit back, and form none larger than its half from now on.
+        """Put back a batch that did not fit into memory; later ones are at most half its size.
 
         False if the batch holds a single image, which cannot be split.
         """
@@ -148,10 +149,10 @@ class Scheduler(Generic[K]):
         return True
 
     def _company_comes(self, now: float) -> bool:
-        """Whether waiting a little gathers images and leaves little idle meanwhile.
+        """Whether more images are likely soon, and little of the device is idle until then.
 
         A device that has nothing to do does not wait, nor does a stream that has its share of all
-        images inside. Clients that were just answered may come back at once.
+        images inside. Clients that just got an answer may send another image at once.
         """
         num_running = self.running.num_images
         if self.policy.num_streams == 1 or num_running == 0:
@@ -162,7 +163,7 @@ class Scheduler(Generic[K]):
         return they_come and self.num_waiting < share
 
     def _next_spare(self, now: float, part: Part) -> Batch[K] | float:
-        """The same as `next` while no client waits; not beside a batch, which it would slow."""
+        """Like `next`, for spare jobs. None starts beside a running batch, which it would slow."""
         if not self._spare or self.running.batches:
             return math.inf
         if (wait_s := self._spare_time.wait_s(now)) > 0:

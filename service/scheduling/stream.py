@@ -53,14 +53,14 @@ class Stream(Generic[K]):
         clock: Callable[[], float],
         work: asyncio.Event,
     ) -> None:
-        """Prepare the loop.
+        """Create a stream; `run` is its loop.
 
         Args:
             forward: runs one batch.
             scheduler: shared by all streams; it decides which batch is next.
-            on_batch: told of every finished batch.
+            on_batch: called with every finished batch.
             clock: seconds, monotonic; deadlines are on it.
-            work: shared by all streams; set whenever the scheduler may decide otherwise.
+            work: shared by all streams; set whenever the scheduler may have a new decision.
         """
         self._forward = forward
         self._scheduler = scheduler
@@ -87,7 +87,7 @@ class Stream(Generic[K]):
                 await self._wait_for_work(found)
 
     async def _wait_for_work(self, wait_s: float) -> None:
-        """Sleep until a job comes, or for so long."""
+        """Sleep until a job comes, at most `wait_s` seconds."""
         try:
             async with asyncio.timeout(None if math.isinf(wait_s) else wait_s):
                 await self._work.wait()
@@ -98,7 +98,7 @@ class Stream(Generic[K]):
         """Compute one batch and answer each of its jobs exactly once.
 
         Raises:
-            DeviceStuckError: the device is broken. All who wait for this batch have been told.
+            DeviceStuckError: the device is broken. All jobs of this batch got the error.
         """
         try:
             for job in batch.jobs:
@@ -116,7 +116,7 @@ class Stream(Generic[K]):
             raise
         except OutOfDeviceMemoryError as exc:
             self._split(batch, exc)
-        except Exception as exc:  # the loop outlives any batch, and each client is told
+        except Exception as exc:  # the loop goes on after any batch, and each client gets an error
             logger.exception("a batch failed", extra={"num_images": len(batch.jobs)})
             message = f"the model failed: {type(exc).__name__}"
             fail(batch.jobs, lambda: InferenceError(message))
@@ -127,7 +127,7 @@ class Stream(Generic[K]):
                     job.answer.set_result(Answer(result, queue_s, seconds, len(batch.jobs)))
         finally:
             self._scheduler.ended(batch, self._clock())
-            self._work.set()  # what is free now may be shared among several streams
+            self._work.set()  # several streams may share the threads that are free now
 
     def _split(self, batch: Batch[K], error: OutOfDeviceMemoryError) -> None:
         if not self._scheduler.split(batch):
@@ -141,7 +141,7 @@ def shutting_down() -> ServiceError:
 
 
 def fail(jobs: Iterable[Job], error: Callable[[], Exception]) -> None:
-    """Tell every job that still waits; each gets an error of its own, with its own traceback."""
+    """Give every job that still waits an error of its own, with its own traceback."""
     for job in jobs:
         if not job.answer.done():
             job.answer.set_exception(error())

@@ -1,4 +1,4 @@
-"""What happened, in plain values: what the other rooms tell the record."""
+"""Events as plain values, which the other rooms report to the record."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, get_args
 
 Phase = Literal["reading", "queued", "batch"]
-"""Receiving the request; decoding its images or waiting for a batch; an image is in a batch."""
+"""The request is being received; its images are decoded or wait; an image is in a batch."""
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
 UNKNOWN = "unknown"
@@ -17,28 +17,28 @@ CUSTOM_TIER = "custom"
 
 @dataclass
 class Call:
-    """One request on its way: what its answer, its log line and its metrics will say of it."""
+    """One request: the facts for its answer, its log line and its metrics."""
 
     request_id: str
     arrival: float
-    """on `time.monotonic`"""
+    """seconds on `time.monotonic`"""
     phase: Phase = "reading"
-    """the furthest that any of its images got"""
+    """the furthest phase that one of its images has reached"""
     model: str = UNKNOWN
     tier: str = UNKNOWN
     api_key: str | None = None
     """name of the key, never the key"""
     num_images: int = 0
     num_failed: int = 0
-    """of the images"""
+    """images without an answer"""
     deadline_ms: float | None = None
-    """that the client set, or the service's own"""
+    """the client's deadline, or the service's own"""
     code: str | None = None
-    """of the error that the client was told"""
+    """code of the error that the client got"""
     reason: str | None = None
-    """why its tier was chosen; None: it was refused before"""
+    """why its tier was chosen; None: it was refused before a tier was chosen"""
     timings_s: dict[str, float] = field(default_factory=dict)
-    """what took how long; of several images the longest"""
+    """seconds by name of the step; of several images the longest"""
 
     def started(self) -> None:
         """One of its images is in a batch."""
@@ -63,7 +63,7 @@ class ImageDone(NamedTuple):
     inference_s: float
 
 
-class Lane(Protocol):
+class BatchLane(Protocol):
     """What the images of a batch have in common."""
 
     @property
@@ -72,15 +72,15 @@ class Lane(Protocol):
 
     @property
     def method(self) -> str:
-        """Of the token reduction."""
+        """Name of the token reduction."""
 
 
 class BatchDone(Protocol):
     """A batch was computed."""
 
     @property
-    def lane(self) -> Lane:
-        """Of all its images."""
+    def lane(self) -> BatchLane:
+        """The lane of all its images."""
 
     @property
     def reason(self) -> str:
@@ -88,7 +88,7 @@ class BatchDone(Protocol):
 
     @property
     def num_images(self) -> int:
-        """In the batch."""
+        """Number of its images."""
 
     @property
     def seconds(self) -> float:
@@ -109,15 +109,15 @@ class ModelLoaded(NamedTuple):
 
 
 class TierMeasured(NamedTuple):
-    """What one tier reached on the labelled pictures of a probe."""
+    """The accuracy of one tier on the labelled pictures of a probe."""
 
     method: str
     tier: str
     top1: float
-    """0 ... 1, as the others"""
+    """0 ... 1, like the other shares"""
     top5: float
     agreement: float = math.nan
-    """with the unreduced model's best answer; not a number where it was not measured"""
+    """share with the unreduced model's best answer; NaN where it was not measured"""
 
 
 class ProbeDone(NamedTuple):
@@ -130,7 +130,7 @@ class ProbeDone(NamedTuple):
 
 
 class Gauges(NamedTuple):
-    """Functions that say how things are now; fields are named as in `Metrics`."""
+    """Functions that return present values; fields are named as in `Metrics`."""
 
     queue_images: Callable[[], float]
     """images that wait for a batch"""
@@ -146,7 +146,7 @@ class Gauges(NamedTuple):
 
 
 class Build(NamedTuple):
-    """What is running."""
+    """Versions and configuration of the running service."""
 
     version: str
     torch: str

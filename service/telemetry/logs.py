@@ -1,4 +1,4 @@
-"""Logs for machines: one JSON object a line, with the request's id. Never what is in an image."""
+"""Logs for machines: one JSON object a line, with the request's id and nothing of an image."""
 
 import logging
 from contextvars import ContextVar
@@ -10,7 +10,7 @@ REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 TRACE_ID: ContextVar[str | None] = ContextVar("trace_id", default=None)
 
 TALKATIVE = ("PIL",)
-"""libraries that at level debug print what they parse: tags of images"""
+"""libraries that log the tags of images at level debug"""
 
 
 def configure(level: str) -> None:
@@ -33,7 +33,7 @@ def configure(level: str) -> None:
 
 
 def _add_ids(record: logging.LogRecord) -> bool:
-    """Say which request an event belongs to, as far as it belongs to one."""
+    """Add the ids of the request that an event belongs to, if there is one."""
     for name, variable in (("request_id", REQUEST_ID), ("trace_id", TRACE_ID)):
         if (value := variable.get()) is not None:
             setattr(record, name, value)

@@ -26,7 +26,7 @@ BY_PROBE = ("model", "method", "tier")
 
 
 class AccuracyMetrics:
-    """What is learnt of the answers' accuracy."""
+    """The metrics of the answers' accuracy."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         counter = partial(Counter, registry=registry)

@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol's statistics want to know of a model."""
+"""Counts and durations of a model for the statistics of the Open Inference Protocol."""
 
 import time
 from collections import defaultdict
@@ -13,7 +13,7 @@ class Duration:
     ns: int = 0
 
     def add(self, seconds: float) -> None:
-        """Once more."""
+        """Count one more, which took so long."""
         self.count += 1
         self.ns += round(1e9 * seconds)
 

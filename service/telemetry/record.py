@@ -1,6 +1,6 @@
 """The only writer of metrics, of the log's events and of the protocols' statistics.
 
-A method stands for one event. What the outside learns of the event is a line in that method.
+Each method stands for one event, and writes its metrics, log lines and statistics.
 """
 
 import logging
@@ -33,30 +33,30 @@ from service.tiers import TIERS
 logger = logging.getLogger(__name__)
 
 SPARE = "spare"
-"""the reason of a batch that no client waited for"""
+"""the dispatch reason of a batch that no client waited for"""
 
 MEDIA_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-"""of what `render` gives"""
+"""media type of the text that `render` returns"""
 
 
 class AccuracyRecord:
-    """Takes what is learnt of the answers' accuracy. Used from the event loop only."""
+    """Takes the events about accuracy. Used from the event loop only."""
 
     def __init__(self, metrics: AccuracyMetrics) -> None:
         self._metrics = metrics
 
     def probes_begin(self, interval_s: float) -> None:
-        """The service probes its models this often; 0: never."""
+        """The service probes its models every `interval_s` seconds; 0: never."""
         self._metrics.probe_interval.set(interval_s)
 
     def baseline_known(self, model: str, baseline: TierMeasured) -> None:
-        """What a tier reached when the model was known to be good."""
+        """The accuracy of a tier was read, measured when the model was known to be good."""
         labels = (model, baseline.method, baseline.tier)
         self._metrics.probe_baseline.labels(*labels, "1").set(baseline.top1)
         self._metrics.probe_baseline.labels(*labels, "5").set(baseline.top5)
 
     def pictures_probed(self, model: str, method: str, tier: str, num_pictures: int) -> None:
-        """A tier has classified so many probe pictures; 0 starts its counter."""
+        """A tier has classified `num_pictures` more probe pictures; 0 starts its counter."""
         self._metrics.probe_samples.labels(model, method, tier).inc(num_pictures)
 
     def probe_done(self, probe: ProbeDone) -> None:
@@ -103,21 +103,22 @@ class Record:
             self._metrics.device_busy.labels(work)
 
     def started(self, build: Build, *, dispatch_reasons: Iterable[str]) -> None:
-        """The process knows what it runs.
+        """The process has started.
 
-        Counters start at zero: one that appears with its first event hides it from rate().
+        Counters start at zero here: a counter that appears with its first event hides that event
+        from `rate()`.
         """
         self._metrics.build_info.labels(*build).set(1)
         for reason in dispatch_reasons:
             self._metrics.dispatches.labels(reason)
 
     def expect_statuses(self, statuses: Iterable[int]) -> None:
-        """A door will answer with these statuses, beside 200, from now on."""
+        """An API may answer with these HTTP statuses, besides 200."""
         self._statuses = tuple(statuses)
         self._metrics.expect_requests(UNKNOWN, UNKNOWN, self._statuses)
 
     def watch(self, gauges: Gauges) -> None:
-        """Ask these functions at every scrape."""
+        """Call these functions at every scrape."""
         for name, function in gauges._asdict().items():
             if name != "device_memory":
                 getattr(self._metrics, name).set_function(function)
@@ -141,11 +142,11 @@ class Record:
         self._metrics.rejected.labels(error.code).inc()
 
     def client_left(self, call: Call) -> None:
-        """A client left before its answer."""
+        """A client left before it got its answer."""
         self._metrics.cancelled.labels(call.phase).inc()
 
     def request_done(self, call: Call, path: str, status: int) -> None:
-        """A request is over; `path` is the route's, without what a client wrote into it."""
+        """A request is over; `path` is the route's template, without the client's values."""
         total_s = monotonic() - call.arrival
         call.took(total=total_s)
         labels = (call.model, call.tier)

@@ -1,4 +1,4 @@
 """The Open Inference Protocol v2 under /v2, as the clients of KServe and Triton speak it.
 
-It must not know the schemas of /v1.
+This package must not know the schemas of /v1.
 """

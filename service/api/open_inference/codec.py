@@ -29,18 +29,18 @@ from service.errors import InvalidRequestError
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 MAX_DIGITS = 19
-"""of a length; more would be slow to read, and are no length of a body."""
+"""most digits of a length; more digits are no length of a body, and slow to convert."""
 
 
 class InputTensor(NamedTuple):
-    """What a client sends to a model."""
+    """An input of a request."""
 
     name: str
     datatype: str
     """one of `DATATYPES`."""
     shape: tuple[int, ...]
     data: Sequence[bytes] | bytes | memoryview
-    """BYTES: one entry an element; FP32: raw little-endian, row-major."""
+    """BYTES: one entry for each element; FP32: raw little-endian, row-major."""
 
 
 class WantedOutput(NamedTuple):
@@ -53,21 +53,21 @@ class WantedOutput(NamedTuple):
 
 
 class InferRequest(NamedTuple):
-    """What a client asks."""
+    """An infer request."""
 
     id: str | None
     parameters: Mapping[str, Parameter]
-    """without binary_data_output."""
+    """all parameters but binary_data_output."""
     inputs: tuple[InputTensor, ...]
     """at least one; no two have the same name."""
     outputs: tuple[WantedOutput, ...] | None
     """None: all of them; no two have the same name."""
     binary_output: bool
-    """for outputs that are not listed."""
+    """default of the outputs: whether they are binary data."""
 
 
 class OutputTensor(NamedTuple):
-    """What a model answers."""
+    """An output of an answer."""
 
     name: str
     datatype: str
@@ -79,7 +79,7 @@ class OutputTensor(NamedTuple):
 
 
 class RawInput(NamedTuple):
-    """What a body without JSON is."""
+    """The input tensor that a body without JSON stands for."""
 
     name: str
     datatype: str
@@ -89,17 +89,17 @@ class RawInput(NamedTuple):
 def parse(
     body: bytes, header_length: str | None, raw_input: RawInput, bounds: Bounds
 ) -> InferRequest:
-    """Understand a request. Members that are null count as absent, unknown ones are ignored.
+    """Parse a request. Members that are null count as absent, unknown ones are ignored.
 
     Args:
-        body: all of it, inflated; inputs may be views of it.
+        body: the whole body, decompressed; inputs may be views of it.
         header_length: the header Inference-Header-Content-Length; None if absent.
-        raw_input: what the body is if that header is 0.
-        bounds: how much it may hold.
+        raw_input: the input that the body is if that header is 0.
+        bounds: limits of the request.
 
     Raises:
-        InvalidRequestError: something is not as the protocol says.
-        TooLargeError: it is out of bounds.
+        InvalidRequestError: the request breaks the protocol.
+        TooLargeError: the request is out of bounds.
     """
     json_bytes = _json_bytes(header_length, len(body))
     if json_bytes == 0:
@@ -120,7 +120,7 @@ def parse(
 
 
 def _json_bytes(header_length: str | None, num_bytes: int) -> int | None:
-    """How long the JSON is with which the body starts; None: it is all JSON."""
+    """Length of the JSON at the start of the body; None: the whole body is JSON."""
     if header_length is None:
         return None
     text = header_length.strip(" \t")
@@ -134,7 +134,7 @@ def _json_bytes(header_length: str | None, num_bytes: int) -> int | None:
 
 
 def _parse_raw(body: bytes, raw_input: RawInput) -> InferRequest:
-    """A body that is one tensor; of BYTES it is one element, without its length before it."""
+    """The request of a body that is one tensor; for BYTES, one element without a length prefix."""
     name, datatype, shape = raw_input
     where = f"input {short(name)}"
     data = (body,) if datatype == BYTES else body
@@ -148,9 +148,9 @@ def _parse_inputs(
     """The inputs in their order.
 
     Args:
-        members: of the request.
-        rest: what follows the JSON; None if no header says where that starts.
-        bounds: how much they may hold.
+        members: members of the request.
+        rest: the bytes after the JSON; None if no header gives the length of the JSON.
+        bounds: limits of the request.
     """
     inputs = []
     for name, entry in read_named(members, "input").items():
@@ -178,7 +178,7 @@ def _parse_inputs(
 def _split(
     rest: memoryview | None, entry: Mapping[str, object], where: str
 ) -> tuple[memoryview | None, memoryview | None]:
-    """The binary data of one input, None if it has JSON data, and what follows them."""
+    """The binary data of one input (None if its data are JSON), and the bytes after them."""
     size = read_parameters(entry, where).get("binary_data_size")
     has_json = entry.get("data") is not None
     if has_json == (size is not None):
@@ -219,14 +219,14 @@ def render(
     parameters: Mapping[str, Parameter],
     outputs: Sequence[OutputTensor],
 ) -> tuple[bytes, int | None]:
-    """The body of an answer, and the length of its JSON; None if it is all JSON.
+    """The body of an answer, and the length of its JSON; None if the whole body is JSON.
 
     Args:
-        model_name: which model answered.
-        model_version: which version of it.
-        request_id: the request's; left out if None.
-        parameters: of the answer, numbers finite; left out if empty.
-        outputs: in this order.
+        model_name: name of the model that answered.
+        model_version: version of the model.
+        request_id: id of the request; left out if None.
+        parameters: parameters of the answer, with finite numbers; left out if empty.
+        outputs: the outputs, in order.
 
     Raises:
         InferenceError: an output in JSON has numbers that are not finite.
@@ -251,8 +251,8 @@ def _describe(output: OutputTensor, num_bytes: int | None) -> dict[str, object]:
     """An output's entry in the JSON.
 
     Args:
-        output: which one.
-        num_bytes: of its binary data; None if the data stand in the entry.
+        output: the output.
+        num_bytes: length of its binary data; None if the entry holds the data as JSON.
     """
     entry = {"name": output.name, "datatype": output.datatype, "shape": output.shape}
     if num_bytes is not None:

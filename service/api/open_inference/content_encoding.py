@@ -1,4 +1,4 @@
-"""A body as it was sent -> the body that was compressed, within a limit. No HTTP."""
+"""Decompresses a body, within a limit. No HTTP."""
 
 import zlib
 from reprlib import repr as short
@@ -6,21 +6,21 @@ from reprlib import repr as short
 from service.errors import InvalidRequestError, TooLargeError, UnsupportedMediaError
 
 WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
-"""what zlib calls the container: + 16 means a gzip file, without it a zlib stream."""
+"""window bits for zlib, which also name the container: + 16 for gzip, else a zlib stream."""
 
 
 def inflate(body: bytes, encoding: str, max_bytes: int) -> bytes:
     """Undo a Content-Encoding.
 
     Args:
-        body: all of it, as it was sent.
+        body: the whole body, as it was sent.
         encoding: identity, gzip (one member) or deflate (the zlib format), in any case.
-        max_bytes: most bytes that may come out; it stops one byte later.
+        max_bytes: most bytes of the result; decompression stops one byte later.
 
     Raises:
-        TooLargeError: more than `max_bytes` come out.
-        InvalidRequestError: damaged or truncated data, or something after them.
-        UnsupportedMediaError: another encoding.
+        TooLargeError: the result has more than `max_bytes`.
+        InvalidRequestError: the data are damaged or truncated, or bytes follow them.
+        UnsupportedMediaError: the encoding is another one.
     """
     name = encoding.strip().lower()
     if name == "identity":
@@ -38,7 +38,7 @@ def inflate(body: bytes, encoding: str, max_bytes: int) -> bytes:
 
 
 def _inflate(body: bytes, name: str, max_bytes: int) -> bytes:
-    """What comes out, or its first `max_bytes` + 1 bytes."""
+    """The decompressed body, or its first `max_bytes` + 1 bytes."""
     stream = zlib.decompressobj(WINDOW_BITS[name])
     try:
         inflated = stream.decompress(body, max_bytes + 1)

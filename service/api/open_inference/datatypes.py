@@ -13,7 +13,7 @@ BYTES, FP32 = "BYTES", "FP32"
 DATATYPES = (BYTES, FP32)
 FP32_BYTES = 4
 PREFIX = struct.Struct("<I")
-"""the length before each element of BYTES in binary data."""
+"""length prefix of each element of BYTES in binary data."""
 
 
 def from_json(
@@ -25,7 +25,7 @@ def from_json(
         data: flat, or nested as the shape says.
         datatype: one of `DATATYPES`.
         shape: of the whole tensor; () is one element.
-        where: the tensor, as messages call it.
+        where: name of the tensor in error messages.
 
     Raises:
         InvalidRequestError: the data do not fit the datatype or the shape.
@@ -67,7 +67,8 @@ def _floats(values: list[Any], where: str) -> bytes:
     out_of_range = InvalidRequestError(f"{where}: a number is outside the range of FP32")
     try:
         packed = struct.pack(f"<{len(values)}f", *values)
-    except (struct.error, OverflowError) as exc:  # the one for whole numbers, the other for floats
+    except (struct.error, OverflowError) as exc:
+        # struct.error comes from whole numbers, OverflowError from floats.
         raise out_of_range from exc
     if not all(map(math.isfinite, values)):  # struct packs 1e999, which is infinite
         raise out_of_range
@@ -101,11 +102,11 @@ def to_json(data: bytes | Sequence[bytes], where: str) -> list[Any]:
 def from_binary(
     raw: memoryview, datatype: str, *, shape: tuple[int, ...], where: str, max_elements: int
 ) -> memoryview | list[bytes]:
-    """Binary data as they are; BYTES cut into elements.
+    """Binary data, unchanged for FP32, and cut into elements for BYTES.
 
     Raises:
         InvalidRequestError: the data do not fit the datatype or the shape.
-        TooLargeError: more than `max_elements` of BYTES; the others are not looked at.
+        TooLargeError: BYTES has more than `max_elements`. Further ones are not parsed.
     """
     data = _cut(raw, where, max_elements) if datatype == BYTES else raw
     check_length(data, datatype, shape=shape, where=where)
@@ -145,7 +146,7 @@ def check_length(data: Sized, datatype: str, *, shape: tuple[int, ...], where: s
         data: elements of BYTES, or the bytes of FP32.
         datatype: one of `DATATYPES`.
         shape: of the whole tensor; () is one element.
-        where: the tensor, as messages call it.
+        where: name of the tensor in error messages.
     """
     needed, unit = math.prod(shape), "elements"
     if datatype == FP32:

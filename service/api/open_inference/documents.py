@@ -1,10 +1,10 @@
-"""What the Open Inference Protocol says of a model: metadata, configuration, statistics."""
+"""The protocol's documents about a model: metadata, configuration, statistics."""
 
 from service.models.served import ServedModel
 from service.telemetry.model_statistics import Duration, ModelStatistics
 
 VERSION = "1"
-"""the only one of every model"""
+"""the only version of every model"""
 IMAGE = "image"
 PIXELS = "pixel_values"
 LOGITS = "logits"
@@ -17,7 +17,7 @@ EXTENSIONS = [
 
 
 def metadata(model: ServedModel) -> dict[str, object]:
-    """Inputs, of which a request has one, and outputs; -1 stands for any number of images."""
+    """Inputs and outputs of a model. A request has one of the inputs. -1: any number of images."""
     num_classes = len(model.labels)
     return {
         "name": model.name,
@@ -34,10 +34,10 @@ def metadata(model: ServedModel) -> dict[str, object]:
 
 
 def configuration(model: ServedModel, max_images: int) -> dict[str, object]:
-    """As Triton writes it: dimensions without the first, either input optional.
+    """A model's configuration as Triton writes it: no batch dimension, and optional inputs.
 
     Args:
-        model: of which.
+        model: the model.
         max_images: most images in a request.
     """
     dims = list(model.input_size)

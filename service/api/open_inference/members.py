@@ -1,4 +1,4 @@
-"""The JSON of the Open Inference Protocol, read strictly: each member is what it must be."""
+"""Reads the JSON of the Open Inference Protocol strictly: each member must have its type."""
 
 import json
 import math
@@ -17,22 +17,22 @@ Parameter = str | int | float | bool
 
 
 class Bounds(NamedTuple):
-    """How much a request may hold. It is checked first: parsing JSON lets no other thread run."""
+    """Limits of a request, checked before its JSON is parsed: parsing blocks all other threads."""
 
     max_commas: int
-    """in the JSON, and so of numbers."""
+    """most commas in the JSON, which limits the numbers."""
     max_brackets: int
-    """in the JSON, and so of lists and objects."""
+    """most brackets in the JSON, which limits the lists and objects."""
     max_elements: int
-    """of BYTES in binary data."""
+    """most elements of BYTES in binary data."""
 
 
 def read_object(part: memoryview, bounds: Bounds) -> dict[str, object]:
     """The members of the JSON object that `part` holds.
 
     Raises:
-        InvalidRequestError: no UTF-8, no JSON, no object, or a member that is given twice.
-        TooLargeError: it is out of bounds.
+        InvalidRequestError: `part` is no UTF-8, no JSON or no object, or has a member twice.
+        TooLargeError: `part` is out of bounds.
     """
     try:
         text = str(part, "utf-8")
@@ -58,7 +58,7 @@ def _check_bounds(text: str, bounds: Bounds) -> None:
 
 
 def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """The members of a JSON object; the last of two alike does not silently win."""
+    """The members of a JSON object. A name that is given twice is an error."""
     members = dict(pairs)
     if len(members) < len(pairs):
         ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
@@ -74,8 +74,8 @@ def read_named(members: Mapping[str, object], kind: str) -> dict[str, dict[str, 
     """The objects in a list, by their names and in their order; empty if the list is absent.
 
     Args:
-        members: of the request.
-        kind: "input" or "output"; the member is called `kind`s.
+        members: members of the request.
+        kind: "input" or "output"; the list is the member `inputs` or `outputs`.
     """
     entries = members.get(f"{kind}s")
     if entries is None:
@@ -92,7 +92,7 @@ def read_named(members: Mapping[str, object], kind: str) -> dict[str, dict[str, 
 
 
 def read_text(members: Mapping[str, object], name: str, where: str) -> str:
-    """A member that must be there and be text."""
+    """A required member that is a text."""
     value = members.get(name)
     if value is None:
         raise InvalidRequestError(f"{where}: {name} is missing")
@@ -102,7 +102,7 @@ def read_text(members: Mapping[str, object], name: str, where: str) -> str:
 
 
 def read_datatype(members: Mapping[str, object], where: str) -> str:
-    """The member `datatype`, which must be there."""
+    """The required member `datatype`."""
     datatype = read_text(members, "datatype", where)
     if datatype not in DATATYPES:
         raise InvalidRequestError(
@@ -113,11 +113,11 @@ def read_datatype(members: Mapping[str, object], where: str) -> str:
 
 
 def read_shape(members: Mapping[str, object], where: str) -> tuple[int, ...]:
-    """The member `shape`, which must be there."""
+    """The required member `shape`."""
     shape = members.get("shape")
     if shape is None:
         raise InvalidRequestError(f"{where}: shape is missing")
-    # both limits keep it cheap to multiply the dimensions
+    # With both limits, multiplying the dimensions is cheap.
     if (
         not isinstance(shape, list)
         or len(shape) > MAX_DIMS
@@ -151,7 +151,7 @@ def read_parameters(members: Mapping[str, object], where: str) -> dict[str, Para
 def _is_parameter(value: object) -> TypeGuard[Parameter]:
     if isinstance(value, float):
         return math.isfinite(value)
-    if isinstance(value, int):  # a boolean, too
+    if isinstance(value, int):  # also true for a boolean
         return -(2**63) <= value < 2**64
     return isinstance(value, str)
 
@@ -165,7 +165,7 @@ def read_flag(parameters: Mapping[str, Parameter], name: str, *, where: str, def
 
 
 def read_count(parameters: Mapping[str, Parameter], name: str, *, where: str) -> int:
-    """A parameter that is a whole number from 1 on; 0 if it is absent."""
+    """A parameter that is a whole number, at least 1; 0 if it is absent."""
     value = parameters.get(name)
     if value is None:
         return 0

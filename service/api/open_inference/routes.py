@@ -167,10 +167,10 @@ def _find(runtime: Runtime, name: str, version: str) -> ServedModel:
 
 
 def _all_or_none(outcomes: list[Outcome | BaseException]) -> list[Outcome]:
-    """All outcomes; the protocol has no place for an error beside answers.
+    """All outcomes, if no image failed: an answer of the protocol cannot hold an error.
 
     Raises:
-        ServiceError: the first one, with the number of its image.
+        ServiceError: the first error; a rejected image is named by its number.
     """
     answered = []
     for number, outcome in enumerate(outcomes):

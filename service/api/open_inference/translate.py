@@ -1,4 +1,4 @@
-"""An infer request of the Open Inference Protocol -> pictures and choices; outcomes -> tensors."""
+"""An infer request -> pictures and choices; outcomes -> tensors of the answer."""
 
 from collections.abc import Mapping, Sequence
 from reprlib import repr as short
@@ -34,14 +34,14 @@ from service.pipeline.request import Outcome, Wanted
 BARE_BODY = RawInput(IMAGE, BYTES, (1,))
 PASSED_ON = frozenset({"r", "tier", "min_tier", "max_latency_ms", "method"})
 RESERVED = frozenset({"timeout", "priority"})
-"""of the schedule-policy extension"""
+"""parameters of the schedule-policy extension"""
 HIGHEST_PRIORITY = 1
 SLACK = 1024
-"""commas and brackets in the JSON that do not stand between numbers: names, parameters, shapes"""
+"""more commas and brackets than the numbers need: for names, parameters and shapes"""
 
 
 class Understood(NamedTuple):
-    """What an infer request asks for."""
+    """An infer request, and its pictures and choices."""
 
     request: InferRequest
     pictures: list[bytes | Tensor]
@@ -49,25 +49,25 @@ class Understood(NamedTuple):
     wanted: Wanted
     outputs: tuple[WantedOutput, ...]
     ignored: tuple[str, ...]
-    """parameters that mean nothing here"""
+    """names of parameters that this service does not use"""
 
 
 class Limits(NamedTuple):
-    """What a request may hold."""
+    """Limits of a request."""
 
     max_bytes: int
-    """inflated"""
+    """most bytes of the decompressed body"""
     max_images: int
 
 
 def understand(body: bytes, headers: Headers, model: ServedModel, limits: Limits) -> Understood:
-    """Read an infer request for one model. It may take a while: not for the event loop.
+    """Read an infer request for one model. Too slow for the event loop: use a thread.
 
     Raises:
-        InvalidRequestError: it breaks the protocol, or names what the model does not have.
+        InvalidRequestError: the request breaks the protocol, or names an unknown input or output.
         InvalidParameterError: a parameter is out of range.
-        TooLargeError: it holds more bytes or images than allowed.
-        UnsupportedMediaError: an unknown content encoding.
+        TooLargeError: the request has more bytes or images than allowed.
+        UnsupportedMediaError: the content encoding is unknown.
     """
     inflated = inflate(body, headers.get("content-encoding", "identity"), limits.max_bytes)
     bounds = _bounds(model, limits.max_images)
@@ -85,7 +85,7 @@ def understand(body: bytes, headers: Headers, model: ServedModel, limits: Limits
 def respond(
     model: ServedModel, understood: Understood, outcomes: Sequence[Outcome]
 ) -> tuple[bytes, int | None]:
-    """The body of the answer, and the length of its JSON part if there is another."""
+    """The body of the answer, and the length of its JSON; None if the whole body is JSON."""
     logits = torch.stack([outcome.logits for outcome in outcomes])
     choice, variant = outcomes[0].plan.choice, outcomes[0].plan.variant
     parameters: dict[str, str | int | float | bool] = {
@@ -109,7 +109,7 @@ def respond(
 
 
 def _bounds(model: ServedModel, max_images: int) -> Bounds:
-    """What the largest allowed request needs: all its pixels in JSON, nested as the shape says."""
+    """Bounds of the largest allowed request: all its pixels in JSON, nested as the shape says."""
     C, H, W = model.input_size
     return Bounds(
         max_commas=max_images * C * H * W + SLACK,
@@ -152,14 +152,14 @@ def _check_shape(tensor: InputTensor, model: ServedModel) -> None:
 
 
 def _files(tensor: InputTensor) -> list[bytes | Tensor]:
-    elements = cast("Sequence[bytes]", tensor.data)  # as the codec gives them for BYTES
+    elements = cast("Sequence[bytes]", tensor.data)  # the codec returns these for BYTES
     return [_file(element) for element in elements]
 
 
 def _file(element: bytes) -> bytes:
-    """An element as it is, or decoded if it is base64, as in JSON it has to be.
+    """An element of BYTES, decoded if it is base64, which JSON requires for image files.
 
-    No image file is: all formats have bytes in their heads that base64 has not.
+    No image file is valid base64: the headers of all formats have bytes that base64 does not use.
     """
     if not element.isascii():
         return element
@@ -172,7 +172,7 @@ def _file(element: bytes) -> bytes:
 def _pixels(tensor: InputTensor) -> list[bytes | Tensor]:
     if not tensor.data:
         return []
-    # A copy, because a tensor over memory that may not be written is undefined.
+    # A copy: PyTorch does not support tensors over read-only memory.
     data = bytearray(cast("bytes", tensor.data))
     values = torch.frombuffer(data, dtype=torch.float32)
     if not values.isfinite().all():
@@ -197,7 +197,7 @@ def _wanted(parameters: Mapping[str, str | int | float | bool], model: ServedMod
 
 
 def _whole(parameters: Mapping[str, str | int | float | bool], name: str) -> int:
-    """A whole number, 0 if it is not given."""
+    """A parameter that is a whole number, at least 0; 0 if it is not given."""
     value = parameters.get(name, 0)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise InvalidParameterError(f"parameter {name}: a whole number from 0 is needed")

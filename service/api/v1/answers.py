@@ -11,7 +11,7 @@ from service.pipeline.request import Outcome
 
 
 def answer(outcome: Outcome, request_id: str) -> ClassifyResponse:
-    """Say what one image shows, what was run for it, and why."""
+    """The labels of one image, the reduction that was run for it, and why."""
     model, variant, choice = outcome.plan.model, outcome.plan.variant, outcome.plan.choice
     computed = outcome.answer
     return ClassifyResponse(

@@ -1,4 +1,4 @@
-"""A request's body and query -> images and parameters, whichever of three forms it has."""
+"""Body and query of a request -> images and parameters. A body has one of three forms."""
 
 import base64
 import json
@@ -36,17 +36,17 @@ IMAGE_FIELD = "image"
 DATA_URI = re.compile(r"data:[\w.+/-]*(;[\w.+-]+=[\w.+-]*)*;base64,", re.ASCII)
 LONGEST_DATA_URI_HEAD = 1024
 MAX_JSON_MARKS = 256
-"""brackets, braces, commas and colons in a JSON body. The image in it has none, and its parameters
-some dozens; millions would keep the parser busy, which lets no other thread run meanwhile."""
+"""most brackets, braces, commas and colons in a JSON body. The image has none of them, and the
+parameters some dozens. Millions would keep the JSON parser busy, which blocks other threads."""
 
 
-Parts = tuple[list[bytes], dict[str, object]]
-"""The images of a body, and the parameters in it."""
-InAThread = Callable[[Callable[[], Parts]], Awaitable[Parts]]
+ImagesAndParameters = tuple[list[bytes], dict[str, object]]
+"""the images and the parameters of a body"""
+InAThread = Callable[[Callable[[], ImagesAndParameters]], Awaitable[ImagesAndParameters]]
 
 
 class Upload(NamedTuple):
-    """What a client sent."""
+    """The images and parameters of a request."""
 
     images: list[bytes]
     """at least one."""
@@ -60,20 +60,20 @@ async def parse(
     max_images: int,
     in_a_thread: InAThread,
 ) -> Upload:
-    """Understand a request, by its content type.
+    """Parse a request by its content type.
 
     Args:
-        body: all of it.
-        headers: for the content type.
+        body: the whole body.
+        headers: headers of the request, with the content type.
         query: names and values of the query string.
         max_images: most images in a multipart body.
-        in_a_thread: runs what takes apart everything but a bare image, off the event loop.
+        in_a_thread: runs the parsers of forms and JSON off the event loop.
 
     Raises:
-        UnsupportedMediaError: a content type that cannot hold an image.
-        InvalidRequestError: the body is not what the content type promises.
-        InvalidParameterError: an unknown parameter, or one that is given twice or is no such value.
-        TooLargeError: too many images.
+        UnsupportedMediaError: the content type cannot hold an image.
+        InvalidRequestError: the body is not what the content type says.
+        InvalidParameterError: a parameter is unknown, given twice, or has a wrong value.
+        TooLargeError: there are too many images.
     """
     if not receiving.is_plain(headers):
         raise UnsupportedMediaError(
@@ -112,7 +112,7 @@ def _unique(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def _parameters(values: Mapping[str, object], where: str, *, strict: bool) -> dict[str, object]:
-    """The parameters that were given, checked; `strict` takes no text for a number."""
+    """The given parameters, checked. With `strict`, a text is no number."""
     try:
         checked = ClassifyParameters.model_validate(values, strict=strict)
     except ValidationError as exc:
@@ -141,7 +141,7 @@ def _join(
     return ClassifyParameters.model_validate({**first, **second})
 
 
-def _parse_multipart(body: bytes, content_type: str, max_images: int) -> Parts:
+def _parse_multipart(body: bytes, content_type: str, max_images: int) -> ImagesAndParameters:
     """The images of a form, in their order, and its parameters."""
     parts = multipart.read(body, content_type, max_images)
     for part in parts:
@@ -157,7 +157,7 @@ def _parse_multipart(body: bytes, content_type: str, max_images: int) -> Parts:
     return images, _parameters(fields, "form fields", strict=False)
 
 
-def _parse_json(body: bytes) -> Parts:
+def _parse_json(body: bytes) -> ImagesAndParameters:
     """The image of a JSON body, and its parameters."""
     if sum(map(body.count, (b"[", b"{", b",", b":"))) > MAX_JSON_MARKS:
         raise InvalidRequestError(
@@ -195,7 +195,7 @@ def from_base64(text: str) -> bytes:
 
 
 def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """The members of a JSON object; the last of two alike does not silently win."""
+    """The members of a JSON object. A name that is given twice is an error."""
     members = dict(pairs)
     if len(members) < len(pairs):
         raise ValueError("a member is given twice")

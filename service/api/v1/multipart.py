@@ -1,4 +1,4 @@
-"""A multipart form -> its parts, within limits. It takes a while: not for the event loop."""
+"""A multipart form -> its parts, within limits. Too slow for the event loop: use a thread."""
 
 import re
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser
 from service.errors import InvalidRequestError, TooLargeError
 
 MAX_FIELDS = 32
-"""that are no files; there are about ten parameters."""
+"""most fields that are no files; there are about ten parameters."""
 LONGEST_FIELD_BYTES = 1024
 BOUNDARY = re.compile(r';\s*boundary\s*=\s*(?:"([^"]+)"|([^";]+))', re.IGNORECASE)
-"""in a content type. Some clients forget to quote characters that have to be quoted."""
+"""the boundary in a content type. Some clients do not quote characters that need quotes."""
 
 
-class Part(NamedTuple):
+class FormPart(NamedTuple):
     """One part of a form."""
 
     name: str
@@ -23,12 +23,12 @@ class Part(NamedTuple):
     data: bytes
 
 
-def read(body: bytes, content_type: str, max_images: int) -> list[Part]:
-    """Take a form apart; of its files each counts as an image.
+def read(body: bytes, content_type: str, max_images: int) -> list[FormPart]:
+    """Parse a form. Each of its files counts as an image.
 
     Raises:
-        InvalidRequestError: it is no whole multipart form, or its fields are too many or too long.
-        TooLargeError: it has more than `max_images` files. Nothing behind them is looked at.
+        InvalidRequestError: the form is damaged or incomplete, or has too many or too long fields.
+        TooLargeError: the form has more than `max_images` files. The rest of it is not parsed.
     """
     boundary = BOUNDARY.search(content_type)
     if not boundary:
@@ -50,18 +50,20 @@ def read(body: bytes, content_type: str, max_images: int) -> list[Part]:
     return parts
 
 
-def _parts(events: Iterator[MultipartSegment | bytes | None], max_images: int) -> Iterator[Part]:
-    """Each part as it ends. The parser goes no further than it is asked, so limits save work.
+def _parts(
+    events: Iterator[MultipartSegment | bytes | None], max_images: int
+) -> Iterator[FormPart]:
+    """Yield each part when it is complete. The parser is lazy, so a limit also saves work.
 
     Args:
-        events: of the parser: of each part its headers, the pieces of its data, and None.
+        events: events of the parser: for each part its headers, the pieces of its data, and None.
         max_images: most files.
     """
     num_files = num_fields = 0
     name, is_file, data = "", False, b""
     for event in events:
         if event is None:
-            yield Part(name, is_file, data)
+            yield FormPart(name, is_file, data)
         elif isinstance(event, bytes):
             data += event
             if not is_file and len(data) > LONGEST_FIELD_BYTES:
@@ -94,17 +96,17 @@ def _unreadable(reason: str) -> InvalidRequestError:
 
 
 def _text(value: bytes) -> str:
-    """The text of a name or a field, which is UTF-8 whatever the content type says."""
+    """The text of a name or a field. It is UTF-8 whatever the content type says."""
     try:
         return value.decode()
     except UnicodeDecodeError as exc:
         raise _unreadable("a name or a field is no UTF-8") from exc
 
 
-def text_of(part: Part) -> str:
+def text_of(part: FormPart) -> str:
     """The value of a part that is no file.
 
     Raises:
-        InvalidRequestError: it is no UTF-8.
+        InvalidRequestError: the value is no UTF-8.
     """
     return _text(part.data)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from service.backends.contract import Variant
 from service.backends.cuda_graphs import CudaRecorder, Graphs, Recording, buckets
 from service.backends.engine import Engine, Threads
-from service.backends.pixels import place
+from service.backends.pixels import to_device
 from service.backends.placement import choose
 from service.images.decode import InputSpec, decode
 from service.models import catalog
@@ -98,7 +98,7 @@ async def test_bytes_give_the_answers_that_floats_give(
 ) -> None:
     variant = model.variant("rapid", 0)  # of others, the last bit might decide between two tokens
     images, floats = pictures(model, examples[:4])
-    placed = place(images, variant.normalization, device=CUDA, dtype=torch.float32)
+    placed = to_device(images, variant.normalization, device=CUDA, dtype=torch.float32)
     torch.testing.assert_close(placed.cpu(), torch.stack(floats), rtol=0, atol=1e-6)
     expected = await bare.forward(variant, floats)
     for batch in (images, [images[0], floats[1], images[2], floats[3]]):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
 
 from service.backends.engine import Engine
-from service.backends.pixels import place
+from service.backends.pixels import to_device
 from service.backends.placement import CPU
 from service.images.decode import InputSpec, decode
 from service.images.pool import DecodePool
@@ -45,7 +45,7 @@ def test_bit_for_bit_what_timms_transform_gives(
     model = catalog.load(BUNDLED.name, NORMALIZING, resize)
     normalization = model.variant("rapid", 0).normalization
     images, expected = zip(*(decoded(model, path) for path in examples), strict=True)
-    batch = place(images, normalization, device=CPU_DEVICE, dtype=torch.float32)
+    batch = to_device(images, normalization, device=CPU_DEVICE, dtype=torch.float32)
     assert torch.equal(batch, torch.stack(expected))
 
 
@@ -56,7 +56,7 @@ def test_bytes_and_finished_pixels_share_a_batch_in_their_order(
     mixed = [pair[index % 3 == 0] for index, pair in enumerate(pairs)]
     assert {image.dtype for image in mixed} == {torch.uint8, torch.float32}
     normalization = model.variant("rapid", 0).normalization
-    batch = place(mixed, normalization, device=CPU_DEVICE, dtype=torch.float32)
+    batch = to_device(mixed, normalization, device=CPU_DEVICE, dtype=torch.float32)
     assert torch.equal(batch, torch.stack([floats for _, floats in pairs]))
 
 
@@ -66,10 +66,10 @@ def test_sixteen_bits_are_rounded_once_at_the_end(
 ) -> None:
     image, floats = decoded(model, examples[0])
     normalization = model.variant("rapid", 0).normalization
-    batch = place([image, floats], normalization, device=CPU_DEVICE, dtype=dtype)
+    batch = to_device([image, floats], normalization, device=CPU_DEVICE, dtype=dtype)
     assert batch.dtype == dtype
     assert torch.equal(batch, torch.stack([floats, floats]).to(dtype))
-    alone = place([image], normalization, device=CPU_DEVICE, dtype=dtype)
+    alone = to_device([image], normalization, device=CPU_DEVICE, dtype=dtype)
     assert torch.equal(alone, floats[None].to(dtype))
 
 
