@@ -4,6 +4,7 @@ PORT ?= $(or $(RAPID_PORT),8000)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+FAST := 'not gpu and not slow and not e2e'
 
 .PHONY: install serve test quick test-fast lint format check bench image
 
@@ -21,11 +22,12 @@ serve: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
+# tests/quick.py says what it leaves out. One process for each core, so each computes with one thread.
 quick: lint
-	$(BIN)/python -m pytest -q -n 2 -p tests.quick -m 'not gpu and not slow and not e2e'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 8 -p tests.quick -m $(FAST)
 
 test-fast: $(INSTALLED)
-	$(BIN)/python -m pytest -m 'not gpu and not slow and not e2e'
+	$(BIN)/python -m pytest -m $(FAST)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

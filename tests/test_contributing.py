@@ -1,5 +1,6 @@
 """The files that a contributor meets first are such that the tools that read them can."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,10 +18,24 @@ def test_an_issue_form_is_as_its_published_schema_says(name: str) -> None:
     subprocess.run([*command, "vendor.github-issue-forms", FORMS / name], check=True)
 
 
+def test_the_page_before_the_forms_is_as_its_published_schema_says() -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema"]
+    subprocess.run([*command, "vendor.github-issue-config", FORMS / "config.yml"], check=True)
+
+
+def test_every_make_target_of_the_page_is_there() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", page, re.MULTILINE))
+    assert {"install", "quick", "check", "format"} <= named <= targets
+
+
 def test_the_hooks_run_what_make_lint_runs() -> None:
     (repo,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert repo["repo"] == "local"  # no network, and the versions of constraints.txt
-    hooks = {hook["entry"].split()[0].removeprefix(".venv/bin/") for hook in repo["hooks"]}
+    assert {hook["language"] for hook in repo["hooks"]} == {"system", "pygrep"}
+    tools = [hook["entry"].split()[0] for hook in repo["hooks"] if hook["language"] == "system"]
+    hooks = {tool.removeprefix(".venv/bin/") for tool in tools}
     lint = (ROOT / "Makefile").read_text().partition("\nlint:")[2].partition("\n\n")[0]
     assert hooks == {
         line.split()[0].removeprefix("$(BIN)/") for line in lint.splitlines()[1:] if line.strip()
