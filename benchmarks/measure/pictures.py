@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from service.accuracy import probe_set
-from service.images.decode import InputSpec, decode
+from service.images import files
+from service.images.decode import InputSpec
 from service.models.served import ServedModel
 from service.models.timm_models import BUNDLED_MODELS, LoadedModel
 
@@ -33,7 +34,7 @@ def load_probe(model: ServedModel | LoadedModel, folder: Path = PROBE) -> tuple[
     """
     spec = spec_of(model)
     found = probe_set.read(folder, model.labels, max_pictures=sys.maxsize).pictures
-    pixels = [decode(picture.path.read_bytes(), spec) for picture in found]
+    pixels = [files.read(picture.path, spec) for picture in found]
     return torch.stack(pixels), torch.tensor([picture.label for picture in found])
 
 
@@ -88,7 +89,7 @@ class Batches:
                 yield pixels, self._labels[part]
 
     def _decode(self, number: int) -> Tensor:
-        return decode(self._files[number].read_bytes(), self._spec)
+        return files.read(self._files[number], self._spec)
 
 
 def class_folders(folder: Path, num_classes: int) -> tuple[list[Path], Tensor]:
