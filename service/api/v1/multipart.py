@@ -11,6 +11,10 @@ from service.errors import InvalidRequestError, TooLargeError
 MAX_FIELDS = 32
 """most fields that are no files; there are about ten parameters."""
 LONGEST_FIELD_BYTES = 1024
+LONGEST_HEAD_BYTES = 8192
+"""most bytes in the names and values of all headers of one part."""
+LONGEST_BOUNDARY = 256
+"""most characters of a boundary; RFC 2046 allows 70."""
 BOUNDARY = re.compile(r';\s*boundary\s*=\s*(?:"([^"]+)"|([^";]+))', re.IGNORECASE)
 """the boundary in a content type. Some clients do not quote characters that need quotes."""
 
@@ -33,11 +37,17 @@ def read(body: bytes, content_type: str, max_images: int) -> list[FormPart]:
     boundary = BOUNDARY.search(content_type)
     if not boundary:
         raise _unreadable("missing boundary in its content type")
+    delimiter = boundary[1] or boundary[2].strip()
+    if len(delimiter) > LONGEST_BOUNDARY:
+        raise _unreadable(
+            f"its boundary has {len(delimiter)} characters; allowed are {LONGEST_BOUNDARY}"
+        )
     try:
         # Headers in Latin-1, which keeps every byte: a file's name may be in any encoding.
         parser = PushMultipartParser(
-            (boundary[1] or boundary[2].strip()).encode("latin-1"),
+            delimiter.encode("latin-1"),
             header_charset="latin-1",
+            max_header_size=LONGEST_HEAD_BYTES + len(": "),
             strict=True,
         )
         parts = list(_parts(parser.parse(body), max_images))
@@ -69,6 +79,7 @@ def _parts(
             if not is_file and len(data) > LONGEST_FIELD_BYTES:
                 raise _unreadable(f"a field exceeds the maximum size, {LONGEST_FIELD_BYTES} bytes")
         else:
+            _check_head(event)
             name, is_file = _text(event.name.encode("latin-1")), event.filename is not None
             data = b""
             num_files += is_file
@@ -76,6 +87,12 @@ def _parts(
             check_num_images(num_files, max_images)
             if num_fields > MAX_FIELDS:
                 raise _unreadable(f"it has more than {MAX_FIELDS} fields that are no files")
+
+
+def _check_head(part: MultipartSegment) -> None:
+    # The headers are Latin-1, so a character is a byte.
+    if sum(len(name) + len(value) for name, value in part.headerlist) > LONGEST_HEAD_BYTES:
+        raise _unreadable(f"a part's headers exceed the maximum size, {LONGEST_HEAD_BYTES}")
 
 
 def check_num_images(num_images: int, max_images: int) -> None:

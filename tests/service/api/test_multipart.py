@@ -103,3 +103,44 @@ async def test_a_file_may_have_any_name(pool: ThreadPoolExecutor, name: str, enc
     body = form(part("image", IMAGE, f'; filename="{name}"'))
     body = body.replace(name.encode(), name.encode(encoding))
     assert (await read(pool, body, FORM)).images == [IMAGE]
+
+
+@pytest.mark.parametrize(("length", "accepted"), [(256, True), (257, False), (5000, False)])
+async def test_a_boundary_is_bounded(pool: ThreadPoolExecutor, length: int, accepted: bool) -> None:
+    boundary = "b" * length
+    body = form(image_part()).replace(b"XX", boundary.encode())
+    content_type = f"multipart/form-data; boundary={boundary}"
+    if accepted:
+        assert (await read(pool, body, content_type)).images == [IMAGE]
+    else:
+        with pytest.raises(InvalidRequestError, match=f"boundary has {length} .*allowed are 256"):
+            await read(pool, body, content_type)
+
+
+@pytest.mark.parametrize(("num_bytes", "accepted"), [(8192, True), (8193, False)])
+async def test_all_headers_of_a_part_are_bounded_together(
+    pool: ThreadPoolExecutor, num_bytes: int, accepted: bool
+) -> None:
+    disposition = 'form-data; name="image"; filename="owl.jpg"'
+    rest = num_bytes - len("Content-Disposition") - len(disposition) - 3
+    values = ("a" * (rest // 3), "b" * (rest // 3), "c" * (rest - 2 * (rest // 3)))
+    more = "".join(f"\r\n{name}: {value}" for name, value in zip("ABC", values, strict=True))
+    body = form(part("image", IMAGE, f'; filename="owl.jpg"{more}'))
+    if accepted:
+        assert (await read(pool, body, FORM)).images == [IMAGE]
+    else:
+        with pytest.raises(InvalidRequestError, match="headers exceed the maximum size, 8192"):
+            await read(pool, body, FORM)
+
+
+@pytest.mark.parametrize(("more", "accepted"), [("", True), ("n", False)])
+async def test_one_header_may_take_all_the_room(
+    pool: ThreadPoolExecutor, more: str, accepted: bool
+) -> None:
+    name = "n" * (8192 - len("Content-Disposition") - len('form-data; name="image"; filename=""'))
+    body = form(part("image", IMAGE, f'; filename="{name}{more}"'))
+    if accepted:
+        assert (await read(pool, body, FORM)).images == [IMAGE]
+    else:
+        with pytest.raises(InvalidRequestError):
+            await read(pool, body, FORM)
