@@ -18,7 +18,6 @@ from service.pipeline.admission import Admission
 from service.pipeline.brownout import Brownout
 from service.pipeline.request import DEFAULT_TOP_K, Outcome, Picture, Plan, Wanted
 from service.scheduling.batcher import Batcher
-from service.scheduling.forecast import Forecast
 from service.telemetry.events import CUSTOM_TIER, Call, ImageDone
 from service.telemetry.record import Record
 from service.tiers import Reduction, Tier
@@ -45,8 +44,6 @@ class Pipeline:
     brownout: Brownout
     pool: DecodePool
     batcher: Batcher[Variant]
-    forecast: Forecast
-    """forecast of the seconds to compute a batch, by its number of images"""
     shadow: Shadow | None
     """compares a share of the answers; None: compares none"""
     record: Record

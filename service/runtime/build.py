@@ -41,6 +41,8 @@ class Parts:
     lifecycle: Lifecycle
     entrance: Entrance
     engine: Engine
+    forecast: Forecast
+    """forecast of the seconds to compute a batch, by its number of images"""
     probe: Probe
     pipeline: Pipeline
 
@@ -71,10 +73,10 @@ def build(settings: Settings) -> Parts:
         max_pixels=settings.max_pixels,
         on_change=batcher.coming,
     )
-    pipeline = _pipeline(settings, batcher, forecast, pool, record)
+    pipeline = _pipeline(settings, batcher, pool, record)
     probe = Probe(_in_spare_time(batcher), pool, record.accuracy)
     entrance = Entrance(_read_keys(settings), pipeline.admission)
-    parts = Parts(Lifecycle(), entrance, engine, probe, pipeline)
+    parts = Parts(Lifecycle(), entrance, engine, forecast, probe, pipeline)
     _publish(parts, settings)
     return parts
 
@@ -107,11 +109,7 @@ def _in_spare_time(batcher: Batcher[Variant]) -> Infer:
 
 
 def _pipeline(
-    settings: Settings,
-    batcher: Batcher[Variant],
-    forecast: Forecast,
-    pool: DecodePool,
-    record: Record,
+    settings: Settings, batcher: Batcher[Variant], pool: DecodePool, record: Record
 ) -> Pipeline:
     admission = Admission(
         max_images=settings.max_queue_images,
@@ -125,7 +123,6 @@ def _pipeline(
         brownout=Brownout(pressure if settings.brownout == "on" else lambda: 0.0),
         pool=pool,
         batcher=batcher,
-        forecast=forecast,
         shadow=_shadow(settings, batcher, record),
         record=record,
         defaults=Defaults(settings.default_tier, settings.deadline_ms),

@@ -50,7 +50,7 @@ class Runtime:
         self.entrance = parts.entrance
         self.probe = parts.probe
         self.pipeline = parts.pipeline
-        self.forecast = parts.pipeline.forecast
+        self.forecast = parts.forecast
         self.models = parts.pipeline.models
         self.pool = parts.pipeline.pool
         self.record = parts.pipeline.record

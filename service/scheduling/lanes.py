@@ -7,7 +7,7 @@ request never affects the image of another.
 import asyncio
 import heapq
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -90,9 +90,10 @@ class Lanes(Generic[K]):
         """Images that wait."""
         return sum(map(len, self._jobs.values()))
 
-    def items(self) -> Iterable[tuple[K, list[Job]]]:
-        """Each lane with the jobs that wait in it, in no order."""
-        return self._jobs.items()
+    @property
+    def jobs(self) -> Mapping[K, Sequence[Job]]:
+        """The jobs that wait, by lane, in no order; a view, which follows every change."""
+        return self._jobs
 
     def put(self, lane: K, job: Job) -> None:
         """Let a job wait in its lane."""

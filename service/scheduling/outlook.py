@@ -41,7 +41,7 @@ class Outlook(Generic[K]):
 
     def backlog_s(self, now: float) -> float:
         """Forecast of the seconds until all that is inside has been computed."""
-        waiting_s = sum(self._lane_s(lane, len(jobs)) for lane, jobs in self._lanes.items())
+        waiting_s = sum(self._lane_s(lane, len(jobs)) for lane, jobs in self._lanes.jobs.items())
         return self._running.rest_s(now) + waiting_s
 
     def wait_s(self, lane: K, num_images: int, due: float, now: float) -> float:
@@ -68,7 +68,7 @@ class Outlook(Generic[K]):
         ahead_s = self._ahead_s(lane, num_images, due, is_busy=bool(taken))
         if self._lanes.num_waiting == 0 and self._policy.part(taken, num_images) is not None:
             return ahead_s / (1 - sum(taken) / self._policy.num_threads)
-        own_lane = dict(self._lanes.items()).get(lane, [])
+        own_lane = self._lanes.jobs.get(lane, ())
         last_size = min(self._lanes.max_batch_size, num_images + len(own_lane))
         last_s = (self._policy.num_streams - 1) * self._expected_s(lane, last_size)
         return self._running.rest_s(now) + ahead_s + last_s
@@ -77,7 +77,7 @@ class Outlook(Generic[K]):
         """Seconds of the whole device for images that came now and all jobs before them."""
         size = self._lanes.max_batch_size
         seconds = 0.0
-        for other, jobs in {lane: [], **dict(self._lanes.items())}.items():
+        for other, jobs in {lane: (), **self._lanes.jobs}.items():
             ours = num_images if other == lane else 0
             earlier = ours + sum(job.due <= due for job in jobs)
             # Less urgent images fill up the batches of the urgent ones. Where a lane is longer than

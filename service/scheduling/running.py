@@ -23,6 +23,10 @@ class Batch(NamedTuple, Generic[K]):
         """Whether no client waits for it."""
         return self.reason == "spare"
 
+    def device_s(self, now: float) -> float:
+        """Seconds that the whole device would have needed for the work done since its start."""
+        return self.part.share * (now - self.started)
+
 
 class RunningBatches(Generic[K]):
     """What is being computed now."""
@@ -62,4 +66,4 @@ class RunningBatches(Generic[K]):
 
     def _rest_s(self, batch: Batch[K], now: float) -> float:
         work_s = self._expected_s(batch.lane, len(batch.jobs))
-        return max(0.0, work_s - batch.part.share * (now - batch.started))
+        return max(0.0, work_s - batch.device_s(now))

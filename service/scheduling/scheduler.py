@@ -124,8 +124,7 @@ class Scheduler(Generic[K]):
 
     def computed(self, batch: Batch[K], now: float) -> None:
         """A batch fitted into memory; after some of these, larger ones are tried again."""
-        device_s = (now - batch.started) * batch.part.share
-        self._observe(batch.lane, len(batch.jobs), device_s)
+        self._observe(batch.lane, len(batch.jobs), batch.device_s(now))
         self._answered_at = now
         self._num_fitting += 1
         limit = self._lanes.max_batch_size

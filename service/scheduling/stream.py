@@ -31,11 +31,8 @@ class Finished(NamedTuple, Generic[K]):
     reason: DispatchReason
     device_s: float
     """seconds that the whole device would have needed"""
-
-    @property
-    def is_spare(self) -> bool:
-        """Whether no client waited for it."""
-        return self.reason == "spare"
+    is_spare: bool = False
+    """whether no client waited for it"""
 
 
 Forward = Callable[[K, Sequence[Any], int], Awaitable[Sequence[Any]]]
@@ -109,8 +106,16 @@ class Stream(Generic[K]):
             now = self._clock()
             seconds = now - batch.started
             self._scheduler.computed(batch, now)
-            device_s = seconds * batch.part.share
-            self._on_batch(Finished(batch.lane, len(images), seconds, batch.reason, device_s))
+            self._on_batch(
+                Finished(
+                    lane=batch.lane,
+                    num_images=len(images),
+                    seconds=seconds,
+                    reason=batch.reason,
+                    device_s=batch.device_s(now),
+                    is_spare=batch.is_spare,
+                )
+            )
         except (asyncio.CancelledError, DeviceStuckError):
             fail(batch.jobs, shutting_down)
             raise

@@ -98,6 +98,10 @@ class BatchDone(Protocol):
     def device_s(self) -> float:
         """Seconds that the whole device would have needed."""
 
+    @property
+    def is_spare(self) -> bool:
+        """Whether no client waited for it."""
+
 
 class ModelLoaded(NamedTuple):
     """A model is loaded and warm."""
@@ -130,7 +134,7 @@ class ProbeDone(NamedTuple):
 
 
 class Gauges(NamedTuple):
-    """Functions that return present values; fields are named as in `Metrics`."""
+    """Functions that return present values."""
 
     queue_images: Callable[[], float]
     """images that wait for a batch"""

@@ -32,9 +32,6 @@ from service.tiers import TIERS
 
 logger = logging.getLogger(__name__)
 
-SPARE = "spare"
-"""the dispatch reason of a batch that no client waited for"""
-
 MEDIA_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 """media type of the text that `render` returns"""
 
@@ -119,9 +116,11 @@ class Record:
 
     def watch(self, gauges: Gauges) -> None:
         """Call these functions at every scrape."""
-        for name, function in gauges._asdict().items():
-            if name != "device_memory":
-                getattr(self._metrics, name).set_function(function)
+        self._metrics.queue_images.set_function(gauges.queue_images)
+        self._metrics.running_batch.set_function(gauges.running_batch)
+        self._metrics.saturation.set_function(gauges.saturation)
+        self._metrics.brownout_level.set_function(gauges.brownout_level)
+        self._metrics.ready.set_function(gauges.ready)
         for kind, num_bytes in gauges.device_memory.items():
             self._metrics.device_memory.labels(kind).set_function(num_bytes)
 
@@ -182,13 +181,10 @@ class Record:
         self._metrics.decode_seconds.labels(call.model).observe(image.decode_s)
         self._metrics.queue_seconds.labels(*labels).observe(image.queue_s)
         self._metrics.inference_seconds.labels(*labels).observe(image.inference_s)
-        seconds = {
-            "decode": image.decode_s,
-            "queue": image.queue_s,
-            "inference": image.inference_s,
-        }
-        self._statistics[call.model].answered(**{f"{name}_s": s for name, s in seconds.items()})
-        call.took(**seconds)
+        self._statistics[call.model].answered(
+            decode_s=image.decode_s, queue_s=image.queue_s, inference_s=image.inference_s
+        )
+        call.took(decode=image.decode_s, queue=image.queue_s, inference=image.inference_s)
 
     def image_failed(self, call: Call) -> None:
         """An image of a request got no answer."""
@@ -198,9 +194,9 @@ class Record:
     def batch_done(self, batch: BatchDone) -> None:
         """A batch was computed."""
         self._metrics.dispatches.labels(batch.reason).inc()
-        is_spare = batch.reason == SPARE
-        self._metrics.device_busy.labels("spare" if is_spare else "clients").inc(batch.device_s)
-        if not is_spare:
+        work = "spare" if batch.is_spare else "clients"
+        self._metrics.device_busy.labels(work).inc(batch.device_s)
+        if not batch.is_spare:
             model, method = batch.lane.model, batch.lane.method
             self._metrics.batch_size.labels(model, method).observe(batch.num_images)
             self._statistics[model].executed(batch.num_images, batch.seconds)
