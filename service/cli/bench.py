@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, TextColumn
 from typer import Argument, Option
 
 from service.cli import options, terminal
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from service.load.plan import Plan
 
 DEFAULT_CONCURRENCY = 4
-FAILED, MISUSED = 1, 2
-"""exit statuses: no request was answered 200; an option is wrong, or aiohttp is missing"""
 
 
 def within(read: Callable[[str], float]) -> Callable[[str], float]:
@@ -173,7 +170,7 @@ def bench(
 def _require_aiohttp() -> None:
     if find_spec("aiohttp") is None:
         terminal.error("rapid bench needs aiohttp: pip install aiohttp")
-        raise typer.Exit(MISUSED)
+        raise typer.Exit(terminal.MISUSED)
 
 
 @contextmanager
@@ -196,12 +193,12 @@ def _run(plan: "Plan", out: Path | None) -> None:
             report = asyncio.run(measure(plan, show))
     except UnfitServiceError as exc:
         terminal.error(str(exc))
-        raise typer.Exit(FAILED) from exc
+        raise typer.Exit(terminal.FAILED) from exc
     if out is not None:
         out.write_text(json.dumps(report, indent=1) + "\n")
     _publish(report)
     if OK not in report["all"]["outcomes"]:
-        raise typer.Exit(FAILED)
+        raise typer.Exit(terminal.FAILED)
 
 
 def _publish(report: dict[str, Any]) -> None:
@@ -231,15 +228,12 @@ def _progress() -> Iterator[Callable[["Live"], None]]:
     """A bar over the time of the load, with the numbers of the last seconds, on a terminal."""
     from service.load.words import number
 
-    console = Console(stderr=True, highlight=False)
     columns = (
         BarColumn(bar_width=12),
         "{task.completed:.0f}/{task.total:.0f} s",
         TextColumn("{task.fields[numbers]}", markup=False),
     )
-    with Progress(
-        *columns, console=console, auto_refresh=False, disable=not console.is_terminal
-    ) as progress:
+    with terminal.progress_of(*columns, auto_refresh=False) as progress:
         task = progress.add_task("load", total=1.0, numbers="")
 
         def show(live: "Live") -> None:

@@ -20,9 +20,6 @@ from service.settings import misspelt
 
 logger = logging.getLogger(__name__)
 
-FAILED, MISUSED = 1, 2
-"""exit statuses: something could not be done; a command, an option or a setting is wrong"""
-
 HELP = ("--help", "-h")
 
 app = typer.Typer(name="rapid", context_settings={"help_option_names": list(HELP)})
@@ -76,14 +73,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
         status = group.main(given, prog_name="rapid", standalone_mode=False)
     except typer.TyperException as exc:
         terminal.error(_misuse(exc, _options(group)))
-        sys.exit(MISUSED)
+        sys.exit(terminal.MISUSED)
     except SettingsError as exc:
         terminal.error(str(exc))
-        return MISUSED
+        return terminal.MISUSED
     except (ModelLoadError, OSError) as exc:
         logger.debug("the command has failed", exc_info=exc)
         terminal.error(str(exc))
-        return FAILED
+        return terminal.FAILED
     return int(status or 0)
 
 

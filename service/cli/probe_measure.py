@@ -14,7 +14,6 @@ from service.accuracy import probe_set
 from service.accuracy.counts import Measured
 from service.accuracy.probe import measure
 from service.accuracy.probe_set import Picture
-from service.backends import devices
 from service.backends.engine import Engine
 from service.backends.options import Backend, Precision
 from service.backends.placement import Placement, choose
@@ -76,15 +75,14 @@ def measure_tiers(wanted: Wanted, track: Track = lambda pictures, _: pictures) -
         ModelLoadError: the model or the pictures cannot be used.
         SettingsError: there is no such device, or it cannot compute so.
     """
-    devices.check(wanted.device)
     placement = choose(wanted.device, wanted.backend, wanted.precision)
     folder = wanted.data or timm_models.probe_folder(catalog.name_and_spec(wanted.model)[1])
     if folder is None:
         raise ModelLoadError(f"{wanted.model!r} has no pictures beside it; name some with --data")
-    model = catalog.load(wanted.model, placement, wanted.resize)
-    most = wanted.max_images or sys.maxsize
-    listed = probe_set.read(folder, model.labels, max_pictures=most).pictures
     with closing(_engine(placement)) as engine:
+        model = catalog.load(wanted.model, placement, wanted.resize)
+        most = wanted.max_images or sys.maxsize
+        listed = probe_set.read(folder, model.labels, max_pictures=most).pictures
         counts = asyncio.run(_measure(model, engine, track(listed, model.name), wanted))
     rows = [_row(model, tier, counts[tier]) for tier in wanted.tiers]
     return Probed(rows, folder, model.name, model.architecture)

@@ -19,12 +19,10 @@ def serve(flags: Mapping[str, str]) -> int:
 
     server.check_port(settings.host, settings.port)
     from service.api.app import create_app
-    from service.backends import devices
     from service.backends.malloc import keep_freed_memory
     from service.runtime.runtime import Runtime
     from service.telemetry import logs
 
-    devices.check(settings.device)
     logs.configure(settings.log_level)
     keep_freed_memory()
     runtime = Runtime(settings)

@@ -20,6 +20,9 @@ from rich.text import Text
 
 Item = TypeVar("Item")
 
+FAILED, MISUSED = 1, 2
+"""exit statuses: something could not be done; a command, an option or a setting is wrong"""
+
 FILE_WIDTH = 1000
 """columns of an output that is no terminal: a line is never broken there"""
 MAX_TEXT = 50
@@ -63,7 +66,7 @@ def plain(markdown: str) -> str:
 def track(items: Sequence[Item], description: str) -> Iterator[Item]:
     """The items, with a bar that shows how many have been done. Without a terminal nothing."""
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with _progress(*columns) as progress:
+    with progress_of(*columns) as progress:
         yield from progress.track(items, description=description)
 
 
@@ -80,14 +83,17 @@ def counting(description: str) -> Iterator[Callable[[str], None]]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[text]}", markup=False),
     )
-    with _progress(*columns) as progress:
+    with progress_of(*columns) as progress:
         task = progress.add_task(description, total=None, text="")
         yield lambda text: progress.update(task, advance=1, text=text[:MAX_TEXT])
 
 
-def _progress(*columns: str | ProgressColumn) -> Progress:
+def progress_of(*columns: str | ProgressColumn, auto_refresh: bool = True) -> Progress:
+    """A display of these columns on standard error. Without a terminal nothing."""
     console = _messages()
-    return Progress(*columns, console=console, disable=not console.is_terminal)
+    return Progress(
+        *columns, console=console, auto_refresh=auto_refresh, disable=not console.is_terminal
+    )
 
 
 def _output() -> Console:

@@ -1,5 +1,6 @@
 """The device, ready to compute: which backend prepares for batches, and with how many threads."""
 
+from service.backends import devices
 from service.backends.contract import Prepared
 from service.backends.cuda_graphs import CudaRecorder, Graphs
 from service.backends.engine import Engine, Threads, share_out
@@ -18,8 +19,9 @@ def open_engine(
         max_graph_bytes: most memory for graphs of prepared batches; 0: no graphs.
 
     Raises:
-        SettingsError: this device cannot run so many streams.
+        SettingsError: there is no such device, or it cannot run so many streams.
     """
+    devices.check(str(placement.device))
     threads = share_out(placement, num_threads, num_streams)
     prepared = prepare(placement, threads, max_bytes=max_graph_bytes)
     return Engine(placement, **threads._asdict(), prepared=prepared)

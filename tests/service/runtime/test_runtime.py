@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from service.errors import ImageRejectedError, InvalidParameterError, ModelLoadError, NotReadyError
+from service.errors import (
+    ImageRejectedError,
+    InvalidParameterError,
+    ModelLoadError,
+    NotReadyError,
+    SettingsError,
+)
 from service.pipeline.request import Outcome, Wanted
 from service.runtime.lifecycle import Phase
 from service.runtime.runtime import Runtime, Status
@@ -73,6 +79,11 @@ async def test_a_model_that_cannot_be_loaded_is_said_on_entering(tmp_path: Path)
     with pytest.raises(ModelLoadError, match=r"config\.json"):
         await runtime.__aenter__()
     assert runtime.status().phase is Phase.FAILED
+
+
+def test_a_gpu_that_does_not_exist_is_said_when_the_replica_is_built() -> None:
+    with pytest.raises(SettingsError, match="no device cuda:99; PyTorch sees"):
+        Runtime(Settings(device="cuda:99"))
 
 
 async def test_backlog_and_saturation_follow_the_work(settings: Settings, owl: bytes) -> None:
