@@ -18,7 +18,8 @@ from torch import Tensor
 
 from service.backends.placement import CPU
 from service.errors import ImageRejectedError, TooLargeError
-from service.images.decode import MAX_READS, MAX_SCANS, MAX_SEGMENTS, InputSpec, decode
+from service.images.decode import InputSpec, decode
+from service.images.rgb import MAX_READS, MAX_SCANS, MAX_SEGMENTS
 from service.models import catalog, timm_models
 from service.models.served import ServedModel
 from service.models.timm_models import create_transform, timm
@@ -512,7 +513,7 @@ def test_a_picture_for_which_there_is_no_memory_is_refused() -> None:
 
 
 def test_a_damaged_exif_block_is_not_quoted_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, "service.images.decode")
+    caplog.set_level(logging.DEBUG, "service.images.rgb")
     decoded(encoded(Image.new("RGB", (8, 8)), "PNG", exif=b"Exif\x00\x00secret"))
     assert [record.getMessage() for record in caplog.records if "EXIF" in record.msg] == [
         "unreadable EXIF block: SyntaxError"

@@ -121,7 +121,7 @@ def test_libraries_that_print_what_they_parse_stay_quiet(level: str) -> None:
         logs.configure(level)
         for name in ("PIL.TiffImagePlugin", "PIL.PngImagePlugin"):
             assert not logging.getLogger(name).isEnabledFor(logging.INFO)
-        assert logging.getLogger("service.images.decode").isEnabledFor(logging.DEBUG) == (
+        assert logging.getLogger("service.images.rgb").isEnabledFor(logging.DEBUG) == (
             level == "debug"
         )
     finally:
