@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.backends.options import Backend, Precision
 from service.errors import SettingsError
-from service.images.options import MAX_PIXELS, Resize
+from service.images.options import DECODE_MEMORY_MIB, DECODE_TIMEOUT_S, MAX_PIXELS, Resize
 from service.tiers import TIERS, Tier
 
 PREFIX = "RAPID_"
@@ -74,7 +74,10 @@ class _WhatComputes(BaseSettings):
         "more, no further ones are made; 0: none",
     )
     decode_threads: int = Field(
-        0, ge=0, description="threads that decode images; 0: one per core that the process may use"
+        0,
+        ge=0,
+        description="images decoded at a time, each in a process of its own; 0: one per core that "
+        "the service may use",
     )
     resize: Resize = Field(
         "pillow",
@@ -115,6 +118,18 @@ class _WhatIsAccepted(_WhatComputes):
     max_body_bytes: int = Field(32 * MEBIBYTE, ge=1, description="most bytes of one request body")
     max_pixels: int = Field(
         MAX_PIXELS, ge=1, description="most pixels of one image, before and after resizing"
+    )
+    decode_timeout_s: float = Field(
+        DECODE_TIMEOUT_S,
+        gt=0,
+        le=3600,
+        description="an image whose decoding takes longer is refused with 400",
+    )
+    decode_memory_mib: int = Field(
+        DECODE_MEMORY_MIB,
+        ge=64,
+        description="most MiB that all images being decoded may take together, by their headers; "
+        "less where the container has less",
     )
     max_images_per_request: int = Field(16, ge=1, description="most images in one request")
     deadline_ms: float = Field(

@@ -9,6 +9,7 @@ from torch import Tensor
 from service.errors import TooLargeError
 from service.images import rgb
 from service.images.options import MAX_PIXELS
+from service.images.shrink import Shrink
 
 
 class InputSpec(NamedTuple):
@@ -18,6 +19,8 @@ class InputSpec(NamedTuple):
     """RGB image -> (3, H, W)."""
     resize_side: int
     """pixels of the shorter side after the transform has resized."""
+    shrink: Shrink | None = None
+    """the first step of the transform, if it resizes; a decoding process does it already"""
 
 
 def decode(body: bytes, spec: InputSpec, max_pixels: int = MAX_PIXELS) -> Tensor:

@@ -7,3 +7,8 @@ MAX_PIXELS = 50_000_000
 
 Resize = Literal["pillow", "torch"]
 """the library that resizes pictures to the input size of the model"""
+
+DECODE_TIMEOUT_S = 5.0
+"""default for the longest time that decoding one picture may take, waiting not included"""
+DECODE_MEMORY_MIB = 1536
+"""default for the most MiB that all pictures being decoded may take together"""

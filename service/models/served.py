@@ -38,8 +38,10 @@ class ServedModel:
         self.transform: Callable[[Image.Image], Tensor] = loaded.transform
         """RGB image -> (3, H, W), float32, normalised"""
         decode_transform, self._normalization = _decoding(self.transform, placement)
-        self.input_spec = InputSpec(decode_transform, loaded.resize_side)
-        """the input that the decoding threads make of a picture"""
+        self.input_spec = InputSpec(
+            decode_transform, loaded.resize_side, timm_models.shrink_of(self.transform)
+        )
+        """the input that decoding makes of a picture"""
         self._variants: dict[tuple[str, int | None, Tier | None], Variant] = {}
         self._calibrated = dict(loaded.calibration.tiers) if loaded.calibration else {}
         self._lock = Lock()

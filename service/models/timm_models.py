@@ -10,6 +10,7 @@ from torch import Tensor
 
 from service.backends.pixels import Normalization
 from service.errors import ModelLoadError
+from service.images.shrink import Shrink
 from service.models.tiers_file import CalibrationFile
 
 
@@ -52,6 +53,9 @@ from torchvision.transforms.v2.functional import resize  # noqa: E402
 HUB_PREFIXES = ("hf-hub:", "hf_hub:")
 CALIBRATION = "tiers.json"
 PROBE = "probe"
+FILTERS = Image.Resampling.__members__
+MAX_QUICK_PIXELS = 4_000_000
+"""pixels of the largest picture that PyTorch resizes; beyond, moving it costs more than is saved"""
 QUICK_INTERPOLATIONS = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
 BUNDLED_MODELS = Path(__file__).parents[1] / "assets"
 
@@ -138,6 +142,25 @@ def _quick(step: Any) -> Any:
     if not is_like_pillows or step.max_size is not None:
         return step
     return QuickResize(step.size, step.interpolation)
+
+
+def shrink_of(transform: Any) -> Shrink | None:
+    """The resizing with which an evaluation transform of timm begins.
+
+    None if it begins with anything but torchvision's `Resize`, by one of Pillow's filters.
+    """
+    if type(transform) is not Compose:
+        return None
+    first: Any = transform.transforms[0]
+    if type(first) is QuickResize:
+        return _shrink(first.size, first.interpolation)._replace(max_untouched=MAX_QUICK_PIXELS)
+    if type(first) is Resize and first.max_size is None and first.interpolation.name in FILTERS:
+        return _shrink(first.size, first.interpolation)
+    return None
+
+
+def _shrink(size: int | Sequence[int], interpolation: InterpolationMode) -> Shrink:
+    return Shrink(size, FILTERS[interpolation.name].value)
 
 
 def split_normalization(

@@ -15,7 +15,7 @@ from service.backends import cores
 from service.backends.contract import Variant
 from service.backends.engine import MEMORY_KINDS, Engine
 from service.backends.placement import choose
-from service.images.pool import DecodePool
+from service.images.pool import DecodePool, Limits
 from service.models.catalog import Models
 from service.pipeline import api_keys
 from service.pipeline.admission import Admission
@@ -70,7 +70,11 @@ def build(settings: Settings) -> Parts:
     batcher = _batcher(settings, engine, forecast, record)
     pool = DecodePool(
         settings.decode_threads or cores.count(),
-        max_pixels=settings.max_pixels,
+        Limits(
+            settings.max_pixels,
+            settings.decode_timeout_s,
+            settings.decode_memory_mib * MEBIBYTE,
+        ),
         on_change=batcher.coming,
     )
     pipeline = _pipeline(settings, batcher, pool, record)

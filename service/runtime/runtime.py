@@ -8,6 +8,7 @@ from time import monotonic
 from typing import NamedTuple, Self
 
 from service.errors import ModelLoadError
+from service.images.processes import room
 from service.pipeline.request import Outcome, Picture, Wanted
 from service.runtime import startup
 from service.runtime.build import build
@@ -155,6 +156,7 @@ class Runtime:
             for model in self.models
             if model.name in folders
         ]
+        await self.pool.start(room.for_pictures(self.settings.max_queue_bytes))
         self.lifecycle.loaded()
         logger.info("ready")
         if self.settings.probe_interval_s > 0:

@@ -65,7 +65,7 @@ def test_a_walk_through_the_file_that_builds_the_application_is_said(file: str) 
 @pytest.mark.slow
 def test_a_request_moves_little_between_rooms(tiny_model: Path) -> None:
     found = walk.trace(str(tiny_model))
-    assert {"service/pipeline/classify.py", "service/images/decode.py"} <= set(found.files)
+    assert {"service/pipeline/classify.py", "service/images/pool.py"} <= set(found.files)
     assert any(file.startswith("rapid_core/") for file in found.files)
     assert not any(file.startswith("rapid_core/") for file in found.loop_files)
     assert 0 < found.num_moves_between_rooms <= MOST_MOVES_BETWEEN_ROOMS, walk.describe(found)

@@ -6,13 +6,13 @@ from typing import Any, NoReturn
 
 import httpx
 import pytest
-from torch import Tensor
+from PIL import Image
 
 from service import errors
 from service.api.app import create_app
 from service.api.problems import STATUS
 from service.errors import ServiceError
-from service.images import decode
+from service.images.processes.process import DecodingProcess
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.conftest import AppClient
@@ -79,12 +79,12 @@ async def test_an_unexpected_error_of_one_image_leaves_its_neighbours_alone(
     caplog: pytest.LogCaptureFixture,
     owl: bytes,
 ) -> None:
-    original = decode.decode
+    original = DecodingProcess.decode
 
-    def fail_on_one(body: bytes, *limits: Any) -> Tensor:
-        return fail() if body == b"bad" else original(body, *limits)
+    def fail_on_one(process: DecodingProcess, body: bytes, *given: Any) -> Image.Image:
+        return fail() if body == b"bad" else original(process, body, *given)
 
-    monkeypatch.setattr(decode, "decode", fail_on_one)
+    monkeypatch.setattr(DecodingProcess, "decode", fail_on_one)
     caplog.set_level(logging.INFO)
     async with app_client() as client:
         files = [("image", body) for body in (owl, b"bad", owl)]

@@ -122,7 +122,7 @@ async def test_an_engine_gives_both_kinds_the_same_answer(
 async def test_the_pool_gives_bytes_where_they_are_wanted(
     model: ServedModel, tiny_model: Path, examples: list[Path]
 ) -> None:
-    pool = DecodePool(1, max_pixels=10**8)
+    pool = DecodePool(1)
     body, expected = examples[0].read_bytes(), decoded(model, examples[0])
     found = [
         (await pool.decode(body, each.input_spec, each.name))[0]
