@@ -1,5 +1,6 @@
 """How much memory there is for decoding."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -7,32 +8,52 @@ import psutil
 from service.images.processes.memory import MEBIBYTE
 
 SMALLEST_ROOM = 64 * MEBIBYTE
-LIMITS = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
-"""most bytes of memory of the container, in control groups v2 and v1"""
+GROUPS = Path("/proc/self/cgroup")
+"""the control groups of this process; a line is `number:controllers:path`, see cgroups(7)"""
+ROOT = Path("/sys/fs/cgroup")
 
 
-def for_pictures(reserved: int, limits: tuple[Path, ...] = LIMITS) -> int:
+def for_pictures(reserved: int) -> int:
     """Bytes of memory that pictures may take while they are decoded, at least `SMALLEST_ROOM`.
 
     Args:
         reserved: bytes that something else will take.
-        limits: files with the limit of the container.
     """
     memory, ours = psutil.virtual_memory(), psutil.Process().memory_info()
-    free: int = min(memory.available, container_bytes(limits) - ours.rss)
+    free: int = min(memory.available, container_bytes() - ours.rss)
     return max(SMALLEST_ROOM, free - reserved)
 
 
-def container_bytes(limits: tuple[Path, ...] = LIMITS) -> int:
+def container_bytes(groups: Path = GROUPS, root: Path = ROOT) -> int:
     """Bytes of memory that the container may use; without a limit, those of the machine."""
     total: int = psutil.virtual_memory().total
-    for path in limits:
+    return min([total, *_limits(groups, root)])
+
+
+def _limits(groups: Path, root: Path) -> Iterator[int]:
+    """The limits of all control groups that this process is in, in bytes."""
+    for path in _files(groups, root):
         try:
             text = path.read_text().strip()
-        except OSError:  # no control groups of this version
+        except OSError:  # a group that is not seen from within its container
             continue
-        return total if text == "max" else min(total, int(text))
-    return total
+        if text != "max":
+            yield int(text)
+
+
+def _files(groups: Path, root: Path) -> Iterator[Path]:
+    """The files that may hold a limit: those of each group and of the groups around it."""
+    try:
+        lines = groups.read_text().splitlines()
+    except OSError:  # a system without control groups
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        folder, name = (
+            (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
+        )
+        inner = Path(path.lstrip("/"))
+        for group in (inner, *inner.parents):
+            yield folder / group / name
