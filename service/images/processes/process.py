@@ -1,5 +1,6 @@
 """One decoding process, as the service sees it. Used by one thread at a time."""
 
+import logging
 import os
 import signal
 import socket
@@ -17,6 +18,8 @@ from service.images import rgb
 from service.images.processes import wire
 from service.images.processes.order import Order
 
+logger = logging.getLogger(__name__)
+
 START_TIMEOUT_S = 60.0
 EXIT_TIMEOUT_S = 5.0
 BUFFER_BYTES = 2**20
@@ -32,6 +35,10 @@ class NeedsMoreError(Exception):
     def __init__(self, num_bytes: int) -> None:
         super().__init__(num_bytes)
         self.num_bytes = num_bytes
+
+
+class AbandonedError(Exception):
+    """The decoding of a picture was cancelled; nobody waits for this error."""
 
 
 class Cancellation:
@@ -56,7 +63,7 @@ class Cancellation:
             self._process = process
         try:
             if self.is_cancelled:
-                raise wire.SilenceError
+                raise AbandonedError
             yield
         finally:
             with self._lock:
@@ -93,6 +100,7 @@ class DecodingProcess:
             TooLargeError: more pixels than allowed, or than there is memory for.
             NeedsMoreError: it needs more memory than the order allows.
             NotReadyError: no process can be started.
+            AbandonedError: it was cancelled.
         """
         with self._in_use:
             return self._decode(body, order, timeout_s, cancellation)
@@ -114,7 +122,10 @@ class DecodingProcess:
                 "save it as a plain JPEG or PNG"
             ) from exc
         except (wire.SilenceError, OSError) as exc:
-            raise _crash(self._end()) from exc
+            status = self._end()
+            if cancellation.is_cancelled:
+                raise AbandonedError from exc
+            raise _crash(status) from exc
 
     def start(self) -> None:
         """Start now, and not with the first picture.
@@ -201,6 +212,7 @@ def _picture(message: Mapping[str, object], pixels: bytearray) -> Image.Image:
 
 def _crash(status: int) -> ServiceError:
     """The error for a picture whose process ended with this status."""
+    logger.warning("a decoding process ended", extra={"exit_status": status})
     # Without memory, the system kills a process, or Python gives up.
     if status == -signal.SIGKILL or status >= 0:
         return TooLargeError(rgb.NO_MEMORY)
