@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from service.api import problems
 from service.api.exchange import exchange
 from service.api.parameters import ClassifyParameters
-from service.api.v1 import bodies
+from service.api.v1 import bodies, media_types
 from service.api.v1.answers import answer
 from service.api.v1.schemas import (
     ClassifyManyResponse,
@@ -31,18 +31,18 @@ def _request_schema() -> dict[str, object]:
     binary = {"type": "string", "format": "binary"}
     form = {
         "type": "object",
-        "required": [bodies.IMAGE_FIELD],
+        "required": [media_types.IMAGE_FIELD],
         "properties": {
-            bodies.IMAGE_FIELD: {"type": "array", "items": binary, "minItems": 1},
+            media_types.IMAGE_FIELD: {"type": "array", "items": binary, "minItems": 1},
             **parameters,
         },
         "additionalProperties": False,
     }
     content: dict[str, object] = {
-        media_type: {"schema": binary} for media_type in bodies.IMAGE_TYPES
+        media_type: {"schema": binary} for media_type in media_types.IMAGE_TYPES
     }
-    content[bodies.MULTIPART_TYPE] = {"schema": form}
-    content[bodies.JSON_TYPE] = {"schema": ImageJson.model_json_schema()}
+    content[media_types.MULTIPART_TYPE] = {"schema": form}
+    content[media_types.JSON_TYPE] = {"schema": ImageJson.model_json_schema()}
     return {
         "parameters": [
             {"name": name, "in": "query", "required": False, "schema": schema}
