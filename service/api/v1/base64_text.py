@@ -1,20 +1,18 @@
 """Base64 text, as people send it -> bytes. Both APIs read it."""
 
 import base64
+import binascii
 import re
 
-BLANKS = " \t\r\n"
+BLANKS = b" \t\r\n"
 BYTE_ORDER_MARK = "\ufeff"
 LONGEST_DATA_URI_HEAD = 1024
 DATA_URI_HEAD = re.compile(r"data:[^,]*;\s*base64\s*", re.IGNORECASE)
 STANDARD = bytes.maketrans(b"-_", b"+/")
 """the alphabet for URLs -> the standard alphabet"""
-ESCAPES = (("%2B", "+"), ("%2F", "/"), ("%3D", "="), ("%0D", ""), ("%0A", ""))
-"""percent-encoding of the characters of base64 text. Unlike `unquote`, replacing these takes no
-more memory than the text."""
 MISTAKES = (
     (
-        re.compile(r"data:,\s*$", re.IGNORECASE),
+        re.compile(r"data:,\s{0,9}$", re.IGNORECASE),
         "the data URI is empty, as that of a canvas without pixels",
     ),
     (
@@ -22,7 +20,7 @@ MISTAKES = (
         "a data URI of an image begins like 'data:image/jpeg;base64,'",
     ),
     (
-        re.compile(r"[a-z][a-z0-9+.-]+:|//|www\.", re.IGNORECASE),
+        re.compile(r"[a-z][a-z0-9+.-]{1,40}:|//|www\.", re.IGNORECASE),
         "this is a URL, and URLs are not fetched; send the bytes of the file in base64",
     ),
     (
@@ -47,7 +45,7 @@ def from_base64(text: str) -> bytes:
     Raises:
         ValueError: it is neither; the message says what it is instead, if that is known.
     """
-    begin = text.lstrip(BYTE_ORDER_MARK + BLANKS)
+    begin = text.removeprefix(BYTE_ORDER_MARK).lstrip()
     data = begin.removeprefix(_data_uri_head(begin))
     try:
         return _decode(data)
@@ -62,14 +60,24 @@ def _data_uri_head(text: str) -> str:
 
 
 def _decode(text: str) -> bytes:
-    if "%" in text:
-        for escape, character in ESCAPES:
-            text = text.replace(escape, character).replace(escape.lower(), character)
-    digits = text.encode("ascii").translate(STANDARD, BLANKS.encode())
+    digits = text.encode("ascii").translate(STANDARD, BLANKS)
+    if b"%" in digits:
+        digits = _unescape(digits)
     if not digits.endswith(b"=") and " " not in text.strip():
         # With a blank inside, a '+' may have been lost on the way: then the length must be right.
         digits += b"=" * (-len(digits) % 4)
     return base64.b64decode(digits, validate=True)
+
+
+def _unescape(digits: bytes) -> bytes:
+    """Decode percent-encoding in one pass, and without the millions of objects of `unquote`.
+
+    It is quoted-printable with another sign. So there must be no other '=' than the padding.
+    """
+    unpadded = digits.rstrip(b"=")
+    if b"=" in unpadded:
+        return digits
+    return binascii.a2b_qp(unpadded.replace(b"%", b"=")).translate(STANDARD, BLANKS)
 
 
 def _mistake(text: str) -> str:

@@ -53,7 +53,7 @@ DATA_URI = "a data URI of an image begins like 'data:image/jpeg;base64,'"
             for text in ("blob:http://x/1-2", "blob:null/1", "cid:1@x", " https://x.y/z")
         ),
         *((text, URL) for text in ("//cdn.example/owl.jpg", "www.example.com", "localhost:80/x")),
-        *((text, FILE) for text in ("/mnt/photos/x.jpg", "C:\\x.jpg", "c:/x", "\\\\pc\\x", "./x", "~/x")),
+        *((text, FILE) for text in ("/mnt/x.jpg", "C:\\x.jpg", "c:/x", "\\\\pc\\x", "./x", "~/x")),
         *((text, FILE) for text in ("owl.jpg", "../owl.heic", "my photos/the owl.jpeg\n")),
         ("data:,", "the data URI is empty, as that of a canvas"),
         ("data:image/svg+xml,%3Csvg/%3E", DATA_URI),
@@ -86,11 +86,11 @@ def test_a_plus_that_became_a_blank_is_not_taken_for_missing_padding() -> None:
             from_base64(text[:40] + " " * num_lost + text[40 + num_lost :])
 
 
-def test_percent_encoding_takes_no_more_memory_than_the_text() -> None:
+def test_percent_encoding_takes_a_few_times_the_memory_of_the_text() -> None:
     text = "data:;base64," + "%2B" * 1_000_000
     tracemalloc.start()
     try:
         assert from_base64(text) == b"\xfb\xef\xbe" * 250_000
-        assert tracemalloc.get_traced_memory()[1] < 4 * len(text)
+        assert tracemalloc.get_traced_memory()[1] < 5 * len(text)
     finally:
         tracemalloc.stop()
