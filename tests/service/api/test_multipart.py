@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from service.api.v1 import multipart
 from service.api.v1.bodies import Upload
 from service.api.v1.schemas import ClassifyParameters
 from service.errors import InvalidParameterError, InvalidRequestError, TooLargeError
@@ -132,6 +133,18 @@ async def test_a_part_that_begins_as_no_text_is_an_image(
         else:
             with pytest.raises(TooLargeError, match="too many images"):
                 await read(pool, form(*parts), FORM)
+
+
+async def test_a_file_s_name_in_either_form_makes_a_part_a_file(pool: ThreadPoolExecutor) -> None:
+    for more in ("; filename*=utf-8''owl", '; filename="owl"', '; filename=""'):
+        assert (await read(pool, form(part("image", b"<html>", more)), FORM)).images == [b"<html>"]
+        with pytest.raises(InvalidParameterError, match="only images are sent as files"):
+            await read(pool, form(image_part(), part("r", b"1", more)), FORM)
+
+
+def test_files_are_not_counted_as_fields() -> None:
+    parts = [part("image", b"\x00", more) for more in ("", '; filename=""', '; filename="a"')] * 20
+    assert len(multipart.read(form(*parts), FORM, max_images=60)) == 60
 
 
 @pytest.mark.parametrize("name", ["image", "photo", "image[]"])
