@@ -96,10 +96,8 @@ class CrossOrigin(CORSMiddleware):
 
 def is_preflight(request: Request) -> bool:
     """Whether a browser asks if a page of another origin may send a request."""
-    return request.method == "OPTIONS" and {
-        "origin",
-        "access-control-request-method",
-    } <= set(request.headers)
+    needed = {"origin", "access-control-request-method"}
+    return request.method == "OPTIONS" and needed <= set(request.headers)
 
 
 def _as_sent(origin: str) -> str:

@@ -118,8 +118,8 @@ def install(app: FastAPI) -> None:
         detail = f"{request.method} {request.url.path}: {exc.detail}"
         if exc.status_code == HTTPStatus.NOT_FOUND:
             detail += f"{_elsewhere(app, request)}; /docs lists what there is"
-        elif exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            detail += _instead(request, (exc.headers or {})["Allow"])
+        elif allowed := (exc.headers or {}).get("Allow"):
+            detail += _instead(request, allowed)
         return _response(_problem(request, exc.status_code, detail, code), exc.headers)
 
     @app.exception_handler(RequestValidationError)
@@ -143,11 +143,13 @@ def _elsewhere(app: FastAPI, request: Request) -> str:
     return "; images go to POST /v1/classify" if is_work else ""
 
 
-def _instead(request: Request, allow: str) -> str:
-    """What a request with another method may do."""
+def _instead(request: Request, allowed: str) -> str:
+    """Which methods a path has. A preflight comes here only if no origin is allowed."""
     if request.method == "OPTIONS" and "access-control-request-method" in request.headers:
-        return f"; allowed: {allow}. Pages of other origins may call if RAPID_CORS_ORIGINS says so"
-    return f"; allowed: {allow}"
+        return (
+            f"; allowed: {allowed}. Pages of other origins may call if RAPID_CORS_ORIGINS says so"
+        )
+    return f"; allowed: {allowed}"
 
 
 def _documented(statuses: Iterable[int], content: object) -> Documented:
