@@ -42,6 +42,11 @@ class _WhatComputes(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="address to listen on; `0.0.0.0` for all")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 for any free one")
+    cors_origins: CommaSeparated = Field(
+        (),
+        description="origins whose pages may call the service from a browser, separated by commas, "
+        "for example `https://example.com,http://localhost:3000`; `*`: all; empty: none",
+    )
     device: Device = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:1`")
     backend: Backend = Field(
         "auto",
@@ -197,7 +202,7 @@ class Settings(_WhatIsAccepted):
         "info", description="`debug`, `info`, `warning` or `error`"
     )
 
-    @field_validator("models", "warmup_tiers", "probe_data", mode="before")
+    @field_validator("models", "cors_origins", "warmup_tiers", "probe_data", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):

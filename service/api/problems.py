@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from service import errors
 from service.errors import ServiceError
@@ -116,7 +117,9 @@ def install(app: FastAPI) -> None:
         code = HTTPStatus(exc.status_code).phrase.lower().replace(" ", "_")
         detail = f"{request.method} {request.url.path}: {exc.detail}"
         if exc.status_code == HTTPStatus.NOT_FOUND:
-            detail += "; /docs lists what there is"
+            detail += f"{_elsewhere(app, request)}; /docs lists what there is"
+        elif allowed := (exc.headers or {}).get("Allow"):
+            detail += _instead(request, allowed)
         return _response(_problem(request, exc.status_code, detail, code), exc.headers)
 
     @app.exception_handler(RequestValidationError)
@@ -126,10 +129,27 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def _(request: Request, _: Exception) -> JSONResponse:
-        # No middleware sees this answer, so the request's id is added here.
-        response = unexpected_response(request)
-        response.headers["X-Request-ID"] = request.state.request_id
-        return response
+        return unexpected_response(request)
+
+
+def _elsewhere(app: FastAPI, request: Request) -> str:
+    """Where a request for an unknown path should perhaps have gone."""
+    path = request.url.path
+    tidy = "/" + "/".join(name for name in path.split("/") if name)
+    scope = {**request.scope, "path": tidy}
+    if tidy != path and any(route.matches(scope)[0] != Match.NONE for route in app.routes):
+        return f"; did you mean {tidy}?"
+    is_work = request.method == "POST" and not path.startswith(OPEN_INFERENCE)
+    return "; images go to POST /v1/classify" if is_work else ""
+
+
+def _instead(request: Request, allowed: str) -> str:
+    """Which methods a path has. A preflight comes here only if no origin is allowed."""
+    if request.method == "OPTIONS" and "access-control-request-method" in request.headers:
+        return (
+            f"; allowed: {allowed}. Pages of other origins may call if RAPID_CORS_ORIGINS says so"
+        )
+    return f"; allowed: {allowed}"
 
 
 def _documented(statuses: Iterable[int], content: object) -> Documented:

@@ -24,7 +24,7 @@ def announced_length(headers: Headers, max_bytes: int) -> int:
 
 def is_plain(headers: Headers) -> bool:
     """Whether a body is not compressed."""
-    return headers.get("content-encoding", "identity").lower() == "identity"
+    return headers.get("content-encoding", "").strip().lower() in ("", "identity")
 
 
 async def read_body(request: Request, max_bytes: int, arrived: Callable[[int], None]) -> bytes:

@@ -15,8 +15,9 @@ def serve(flags: Mapping[str, str]) -> int:
       rapid serve --models everyday-vit-s14,mine=./models/mine
     """
     settings = Settings.read(flags)
-    from service.api import server
+    from service.api import cross_origin, server
 
+    cross_origin.check(settings.cors_origins)
     server.check_port(settings.host, settings.port)
     from service.api.app import create_app
     from service.backends.malloc import keep_freed_memory

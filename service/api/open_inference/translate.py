@@ -24,7 +24,7 @@ from service.api.open_inference.datatypes import BYTES, FP32
 from service.api.open_inference.documents import IMAGE, LOGITS, OUTPUTS, PIXELS, VERSION
 from service.api.open_inference.members import Bounds
 from service.api.parameters import LONGEST_MS, ClassifyParameters
-from service.api.v1.bodies import from_base64
+from service.api.v1.base64_text import from_base64
 from service.api.v1.multipart import check_num_images
 from service.errors import InvalidParameterError, InvalidRequestError
 from service.models.served import ServedModel

@@ -1,6 +1,7 @@
 """POST /v1/classify: one image or several, with what the client chose."""
 
 import logging
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -8,7 +9,7 @@ from fastapi.responses import JSONResponse
 from service.api import problems
 from service.api.exchange import exchange
 from service.api.parameters import ClassifyParameters
-from service.api.v1 import bodies
+from service.api.v1 import bodies, media_types
 from service.api.v1.answers import answer
 from service.api.v1.schemas import (
     ClassifyManyResponse,
@@ -24,25 +25,41 @@ from service.telemetry.events import Call
 logger = logging.getLogger(__name__)
 
 
+EMPTY = {"type": "string", "maxLength": 0}
+NULL = {"type": "null"}
+
+
+def _parameters() -> dict[str, dict[str, Any]]:
+    """The schemas of the parameters. One that is empty or null counts as not given."""
+    schemas = ClassifyParameters.model_json_schema()["properties"]
+    schemas["method"]["enum"] = list(METHODS)
+    for name, schema in schemas.items():
+        about = {word: schema.pop(word) for word in ("title", "description", "default")}
+        kinds = [kind for kind in schema.pop("anyOf", [{}]) if kind != NULL]
+        schemas[name] = {**about, "anyOf": [*({**kind, **schema} for kind in kinds), EMPTY, NULL]}
+    return dict(schemas)
+
+
 def _request_schema() -> dict[str, object]:
     """What `/openapi.json` says of the three forms of a request."""
-    parameters = ClassifyParameters.model_json_schema()["properties"]
-    parameters["method"]["enum"] = list(METHODS)
+    parameters = _parameters()
+    image_json = ImageJson.model_json_schema()
+    image_json["properties"] |= parameters
     binary = {"type": "string", "format": "binary"}
     form = {
         "type": "object",
-        "required": [bodies.IMAGE_FIELD],
+        "required": [media_types.IMAGE_FIELD],
         "properties": {
-            bodies.IMAGE_FIELD: {"type": "array", "items": binary, "minItems": 1},
+            media_types.IMAGE_FIELD: {"type": "array", "items": binary, "minItems": 1},
             **parameters,
         },
         "additionalProperties": False,
     }
     content: dict[str, object] = {
-        media_type: {"schema": binary} for media_type in bodies.IMAGE_TYPES
+        media_type: {"schema": binary} for media_type in media_types.IMAGE_TYPES
     }
-    content[bodies.MULTIPART_TYPE] = {"schema": form}
-    content[bodies.JSON_TYPE] = {"schema": ImageJson.model_json_schema()}
+    content[media_types.MULTIPART_TYPE] = {"schema": form}
+    content[media_types.JSON_TYPE] = {"schema": image_json}
     return {
         "parameters": [
             {"name": name, "in": "query", "required": False, "schema": schema}

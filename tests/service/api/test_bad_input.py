@@ -97,7 +97,6 @@ REFUSED: dict[str, tuple[Request, int, str, str]] = {
     "r of 5000 digits": (query(r="9" * 5000), 422, "invalid_parameter", "r: "),
     "r = abc": (query(r="abc"), 422, "invalid_parameter", "r: Input should be a valid integer"),
     "r = 1.5": (query(r="1.5"), 422, "invalid_parameter", "r: Input should be a valid integer"),
-    "r = nothing": (query(r=""), 422, "invalid_parameter", "r: Input should be a valid integer"),
     "r and tier": (query(r=8, tier="fast"), 422, "invalid_parameter", "give one of them"),
     "r twice": (
         {**raw(OWL), "url": "/v1/classify?r=1&r=2"},
@@ -133,7 +132,7 @@ REFUSED: dict[str, tuple[Request, int, str, str]] = {
     "image = ''": (members(image=""), 400, "invalid_image", "the image is empty"),
     "no base64": (members(image="!owl!"), 400, "invalid_request", "no valid base64"),
     "cut base64": (members(image=BASE64[:-1]), 400, "invalid_request", "no valid base64"),
-    "a url": (members(image="http://127.0.0.1/owl.jpg"), 400, "invalid_request", "base64"),
+    "a url": (members(image="http://127.0.0.1/owl.jpg"), 400, "invalid_request", "not fetched"),
     "lone surrogate": (members(image="\ud800"), 400, "invalid_request", "no valid base64"),
     "r = '8'": (members(r="8"), 422, "invalid_parameter", "r: Input should be a valid integer"),
     "r = true": (members(r=True), 422, "invalid_parameter", "r: Input should be a valid integer"),
@@ -208,7 +207,15 @@ REFUSED: dict[str, tuple[Request, int, str, str]] = {
         {"method": "GET", "url": "/v1/models/gpt"},
         *(404, "model_not_found", "there are: everyday-vit-s14"),
     ),
+    "slash": ({"url": "/v1/classify/"}, 404, "not_found", r"did you mean /v1/classify\?"),
+    "slashes": ({"url": "/v1//models/"}, 404, "not_found", r"did you mean /v1/models\?"),
+    "post to root": ({"url": "/"}, 404, "not_found", "images go to POST /v1/classify"),
     "method of http": ({"method": "GET"}, 405, "method_not_allowed", "GET /v1/classify"),
+    "put": ({**raw(OWL), "method": "PUT"}, 405, "method_not_allowed", "allowed: POST"),
+    "preflight": (
+        {"method": "OPTIONS", "headers": {"access-control-request-method": "POST"}},
+        *(405, "method_not_allowed", "other origins may call if RAPID_CORS_ORIGINS says so"),
+    ),
     "delete": ({"method": "DELETE", "url": "/v1/models"}, 405, "method_not_allowed", "DELETE"),
 }
 
@@ -233,6 +240,11 @@ ACCEPTED: dict[str, tuple[Request, str | None]] = {
     "identity": (raw(ZEBRA, **{"content-encoding": "Identity"}), "zebra"),
     "chunked": (raw(iter([ZEBRA[:1000], ZEBRA[1000:]])), "zebra"),
     "r = 128": ({**raw(ZEBRA), "params": {"r": 128}}, None),
+    "type of curl": (raw(ZEBRA, "application/x-www-form-urlencoded"), "zebra"),
+    "empty type": (raw(ZEBRA, ""), "zebra"),
+    "r = nothing": ({**raw(ZEBRA), "params": {"r": ""}}, "zebra"),
+    "nulls": (members(r=None, priority=None, method=None), "owl"),
+    "expected": (raw(ZEBRA, expect="100-continue"), "zebra"),
     "json of utf-16": (as_json(json.dumps({"image": BASE64}).encode("utf-16")), "owl"),
 }
 

@@ -2,14 +2,18 @@
 
 import base64
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from service.api.parameters import ClassifyParameters
+from service.api.problems import LONGEST_DETAIL
 from service.api.receiving import announced_length, read_body
 from service.api.v1.bodies import Upload, parse
 from service.errors import (
@@ -21,11 +25,13 @@ from service.errors import (
 )
 from tests.service.api.forms import FORM, IMAGE, form, image_part, part, read
 from tests.service.api.names import short
+from tests.service.images.test_decode import encoded
 
 pytestmark = pytest.mark.anyio
 
 TEXT = base64.b64encode(IMAGE).decode()
 JSON = "application/json"
+URLENCODED = "application/x-www-form-urlencoded"
 
 
 @pytest.mark.parametrize(
@@ -53,7 +59,23 @@ def test_a_body_is_as_long_as_announced_or_of_unknown_length(
     [
         *("image/jpeg", "image/jpg", "image/png", "image/webp", "image/gif", "image/bmp"),
         *("image/tiff", "image/avif", "application/octet-stream"),
-        *("IMAGE/JPEG", "image/jpeg; q=0.8", "  image/png ;name=x.png"),
+        *(
+            "IMAGE/JPEG",
+            "image/jpeg; q=0.8",
+            "  image/png ;name=x.png",
+            "image/jpeg; charset=binary",
+        ),
+        *("image/pjpeg", "image/x-png", "image/x-ms-bmp", "image/apng", "image/heic", "image/heif"),
+        *("image/jxl", "image/jp2", "image/jpegs", "image/*", "image/jpeg, image/jpeg"),
+        *(
+            "binary/octet-stream",
+            "application/x-octet-stream",
+            "application/binary",
+            "*/*",
+            "",
+            ";",
+        ),
+        *("application/x-www-form-urlencoded", "Application/X-WWW-Form-Urlencoded; charset=utf-8"),
         None,
     ],
 )
@@ -64,8 +86,8 @@ async def test_a_raw_body_is_the_image(pool: ThreadPoolExecutor, content_type: s
 @pytest.mark.parametrize(
     "content_type",
     [
-        *("", ";", "jpeg", "image/*", "image/jpegs", "image/svg+xml", "image/heic", "video/mp4"),
-        *("text/plain", "text/json", "application/x-www-form-urlencoded", "multipart/mixed"),
+        *("jpeg", "image", "image/", "image/svg+xml", "Image/SVG", "video/mp4", "audio/mpeg"),
+        *("text/plain", "text/json", "text/*x", "multipart/mixed", "application/pdf"),
     ],
 )
 async def test_other_content_types_are_refused(pool: ThreadPoolExecutor, content_type: str) -> None:
@@ -74,7 +96,47 @@ async def test_other_content_types_are_refused(pool: ThreadPoolExecutor, content
 
 
 @pytest.mark.parametrize(
-    ("encoding", "accepted"), [("identity", True), ("IDENTITY", True), ("gzip", False)]
+    ("body", "content_type", "hint"),
+    [
+        (b"<svg/>", "image/svg+xml", "save it as PNG"),
+        (b"%PDF-1.7", "application/pdf", "save the page of the PDF file as PNG or JPEG"),
+        (b"ftyp", "video/mp4", "send one frame"),
+        (b"owl", "text/plain; charset=utf-8", "a text is no image"),
+        (b'{"image": ""}', "text/plain", "needs the header 'Content-Type: application/json'"),
+        (b"r=1&image=/9j/", URLENCODED, "-F image=@FILE or --data-binary @FILE"),
+        (
+            ' \n{"image": "é"}'.encode(),
+            URLENCODED,
+            "needs the header 'Content-Type: application/json'",
+        ),
+        (IMAGE, "x" * 5000, "'xxx"),
+    ],
+    ids=short,
+)
+async def test_a_refused_content_type_says_what_to_do(
+    pool: ThreadPoolExecutor, body: bytes, content_type: str, hint: str
+) -> None:
+    with pytest.raises(UnsupportedMediaError, match=hint) as refused:
+        await read(pool, body, content_type)
+    assert re.search("base64 member 'image'$", str(refused.value))
+    assert len(str(refused.value)) <= LONGEST_DETAIL
+
+
+async def test_what_looks_like_an_image_is_no_form(
+    pool: ThreadPoolExecutor, examples: list[Path]
+) -> None:
+    photo = Image.open(examples[0]).resize((40, 30))
+    grey = photo.convert("L").convert(
+        "P"
+    )  # a GIF of few colours has hardly another byte than ASCII
+    files = [encoded(photo, name) for name in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF")]
+    for body in (*files, encoded(grey, "GIF"), encoded(grey, "BMP"), b""):
+        assert (await read(pool, body, URLENCODED)).images == [body]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "accepted"),
+    [("identity", True), ("IDENTITY", True), ("", True), ("gzip", False)],
 )
 async def test_only_plain_bodies_are_understood(
     pool: ThreadPoolExecutor, encoding: str, accepted: bool
@@ -117,7 +179,6 @@ async def test_json_holds_base64_or_a_data_uri(
         TEXT[:-1],
         TEXT + "A",
         "=" + TEXT,
-        TEXT.replace("+", "-").replace("/", "_"),
         f"data:image/jpeg,{TEXT}",
         f"data:image/jpeg;base64;{TEXT}",
         f"data:image/jpeg;base64,data:image/jpeg;base64,{TEXT}",
@@ -148,7 +209,8 @@ async def test_other_text_is_no_image(pool: ThreadPoolExecutor, text: str) -> No
         (f'["{TEXT}"]', InvalidRequestError, "must be an object"),
         ("{}", InvalidParameterError, "image: base64 text or a data URI is needed"),
         ('{"image": null}', InvalidParameterError, "base64 text or a data URI is needed"),
-        (f'{{"image": ["{TEXT}"]}}', InvalidParameterError, "base64 text or a data URI"),
+        (f'{{"image": ["{TEXT}"]}}', InvalidParameterError, "not a list; several images go into"),
+        (f'{{"image": {list(IMAGE) * 2}}}', InvalidRequestError, "base64 text, not numbers"),
         (f'{{"images": "{TEXT}"}}', InvalidParameterError, "base64 text or a data URI"),
     ],
     ids=short,
@@ -158,6 +220,15 @@ async def test_other_json_is_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         await read(pool, body.encode(), JSON)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
+async def test_json_may_be_in_any_unicode(pool: ThreadPoolExecutor, encoding: str) -> None:
+    body = json.dumps(
+        {"image": f"data:image/jpeg;name=é;base64,{TEXT}", "r": 3}, ensure_ascii=False
+    )
+    wanted = Upload([IMAGE], ClassifyParameters(r=3))
+    assert await read(pool, body.encode(encoding), JSON) == wanted
 
 
 @pytest.mark.parametrize("mark", ["[", "{", ",", ":"])
@@ -179,6 +250,46 @@ async def test_a_data_uri_is_looked_for_at_the_beginning_only(pool: ThreadPoolEx
         else:
             with pytest.raises(InvalidRequestError, match="no valid base64"):
                 await read(pool, body, JSON)
+
+
+NOTHING = dict.fromkeys(ClassifyParameters.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "query"),
+    [
+        (IMAGE, "image/png", " ".join(f"{name}=" for name in NOTHING)),
+        (IMAGE, "image/png", "r= r="),
+        (json.dumps({"image": TEXT, **NOTHING}).encode(), JSON, "r="),
+        (json.dumps({"image": TEXT, **dict.fromkeys(NOTHING, " ")}).encode(), JSON, ""),
+        (form(*(part(name, b"") for name in NOTHING), image_part()), FORM, "r= tier="),
+    ],
+    ids=short,
+)
+async def test_an_empty_parameter_is_not_given(
+    pool: ThreadPoolExecutor, body: bytes, content_type: str, query: str
+) -> None:
+    assert await read(pool, body, content_type, query) == Upload([IMAGE], ClassifyParameters())
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "query"),
+    [
+        (IMAGE, None, "r=5.0 deadline_ms=1e3"),
+        (f'{{"image": "{TEXT}", "r": 5.0, "deadline_ms": 1e3}}'.encode(), JSON, ""),
+        (
+            form(image_part(), part("r", b" 5\n"), part("deadline_ms", b"")),
+            FORM,
+            "r= deadline_ms=1e3",
+        ),
+    ],
+    ids=short,
+)
+async def test_a_whole_number_may_be_written_with_a_fraction_or_blanks(
+    pool: ThreadPoolExecutor, body: bytes, content_type: str | None, query: str
+) -> None:
+    wanted = ClassifyParameters(r=5, deadline_ms=1000)
+    assert await read(pool, body, content_type, query) == Upload([IMAGE], wanted)
 
 
 EVERYTHING = ClassifyParameters(model="m", tier="fast", method="tome", top_k=2, deadline_ms=1.5)
@@ -213,7 +324,12 @@ async def test_parameters_may_stand_anywhere(
     ("body", "content_type", "query", "message"),
     [
         (IMAGE, None, "r=1 r=1", "r is given twice"),
-        (IMAGE, None, "r=", r"r: .* valid integer.* \(query string\)"),
+        (IMAGE, None, "r=x", r"r: .* valid integer.* \(query string\)"),
+        (IMAGE, None, "speed=", r"speed is not a parameter \(query string\); allowed"),
+        (IMAGE, None, "topK=1", r"topK is not a parameter \(query string\), did you mean top_k\?"),
+        (IMAGE, None, "max-latency-ms=1", "did you mean max_latency_ms"),
+        (IMAGE, None, "R=1", r"did you mean r\?"),
+        (f'{{"image": "{TEXT}", "speed": null}}'.encode(), JSON, "", "speed is not a parameter"),
         (IMAGE, None, "r=1e2", r"r: .* valid integer"),
         (IMAGE, None, "top_k=x", "top_k: .* valid integer"),
         (IMAGE, None, "deadline_ms=inf", "deadline_ms: .* less than or equal to 3600000"),
@@ -230,6 +346,7 @@ async def test_parameters_may_stand_anywhere(
         (form(part("r", b"1")), FORM, "", "the form has no image; send a file field 'image'"),
         (form(part("image", b"x")), FORM, "", "'image': images go into file fields"),
         (form(part("photo", b"x", '; filename="a"')), FORM, "", "file fields named 'image'"),
+        (form(part("image[]", b"x", '; filename="a"')), FORM, "", "file fields named 'image'"),
     ],
     ids=short,
 )

@@ -1,12 +1,14 @@
 """Forms: images and parameters out of multipart bodies, and the edges of their format."""
 
+import base64
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from service.api.v1 import multipart
 from service.api.v1.bodies import Upload
 from service.api.v1.schemas import ClassifyParameters
-from service.errors import InvalidRequestError, TooLargeError
+from service.errors import InvalidParameterError, InvalidRequestError, TooLargeError
 from tests.service.api.forms import FORM, IMAGE, form, image_part, part, read
 from tests.service.api.names import short
 
@@ -103,6 +105,89 @@ async def test_a_file_may_have_any_name(pool: ThreadPoolExecutor, name: str, enc
     body = form(part("image", IMAGE, f'; filename="{name}"'))
     body = body.replace(name.encode(), name.encode(encoding))
     assert (await read(pool, body, FORM)).images == [IMAGE]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "; filename*=utf-8''%D0%A1.jpg",
+        "; FileName* = utf-8''owl",
+        "\r\nContent-Type: image/jpeg",
+        "\r\nContent-Type: application/octet-stream",
+        "",
+        '; filename="owl.jpg"\r\nContent-Type: text/plain',
+        '; filename="owl.jpg"\r\nContent-Transfer-Encoding: Binary',
+    ],
+)
+@pytest.mark.parametrize("size", [200, 3000])
+async def test_a_part_that_begins_as_no_text_is_an_image(
+    pool: ThreadPoolExecutor, more: str, size: int
+) -> None:
+    image = (IMAGE * 12)[:size]
+    body = form(part("image", image, more), part("r", b"3", "\r\nContent-Type: text/plain"))
+    assert await read(pool, body, FORM) == Upload([image], ClassifyParameters(r=3))
+    for num_images, accepted in ((3, True), (4, False)):
+        parts = [part("image", image, more)] * num_images
+        if accepted:
+            assert (await read(pool, form(*parts), FORM)).images == [image] * num_images
+        else:
+            with pytest.raises(TooLargeError, match="too many images"):
+                await read(pool, form(*parts), FORM)
+
+
+async def test_a_file_s_name_in_either_form_makes_a_part_a_file(pool: ThreadPoolExecutor) -> None:
+    for more in ("; filename*=utf-8''owl", '; filename="owl"', '; filename=""'):
+        assert (await read(pool, form(part("image", b"<html>", more)), FORM)).images == [b"<html>"]
+        with pytest.raises(InvalidParameterError, match="only images are sent as files"):
+            await read(pool, form(image_part(), part("r", b"1", more)), FORM)
+
+
+def test_files_are_not_counted_as_fields() -> None:
+    parts = [part("image", b"\x00", more) for more in ("", '; filename=""', '; filename="a"')] * 20
+    assert len(multipart.read(form(*parts), FORM, max_images=60)) == 60
+
+
+@pytest.mark.parametrize("name", ["image", "photo", "image[]"])
+@pytest.mark.parametrize("type_", ["", "\r\nContent-Type: image/jpeg"])
+async def test_an_image_as_text_is_refused_whatever_its_length(
+    pool: ThreadPoolExecutor, name: str, type_: str
+) -> None:
+    for size in (100, 1024, 1025, 100_000) if name == "image" else (1025, 100_000):
+        with pytest.raises(InvalidParameterError, match="images go into file fields named 'image'"):
+            await read(pool, form(part(name, b"A" * size, type_)), FORM)
+
+
+NOTHING_CHOSEN = part("image", b"", '; filename=""\r\nContent-Type: application/octet-stream')
+
+
+async def test_a_file_field_in_which_nothing_was_chosen_is_no_image(
+    pool: ThreadPoolExecutor,
+) -> None:
+    for empty in (NOTHING_CHOSEN, part("image", b"")):
+        body = form(empty, image_part(), empty, image_part(), image_part())
+        assert (await read(pool, body, FORM)).images == [IMAGE] * 3
+        with pytest.raises(InvalidParameterError, match="send a file field 'image' that is not em"):
+            await read(pool, form(empty), FORM)
+    with pytest.raises(InvalidRequestError, match="more than 32 fields"):
+        await read(pool, form(*[NOTHING_CHOSEN] * 33), FORM)
+
+
+BASE64 = "\r\nContent-Transfer-Encoding: BASE64"
+
+
+async def test_a_part_in_base64_is_decoded_and_other_encodings_are_refused(
+    pool: ThreadPoolExecutor,
+) -> None:
+    lines = base64.encodebytes(IMAGE)
+    body = form(part("image", lines, f'; filename="a"{BASE64}'), part("r", b"Nw==", BASE64))
+    assert await read(pool, body, FORM) == Upload([IMAGE], ClassifyParameters(r=7))
+    for data, encoding, message in (
+        (lines, "quoted-printable", "'quoted-printable'; send its bytes as they are"),
+        (IMAGE, "base64", "a part is no valid base64"),
+    ):
+        more = f'; filename="a"\r\nContent-Transfer-Encoding: {encoding}'
+        with pytest.raises(InvalidRequestError, match=message):
+            await read(pool, form(part("image", data, more)), FORM)
 
 
 @pytest.mark.parametrize(("length", "accepted"), [(256, True), (257, False), (5000, False)])
