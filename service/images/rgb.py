@@ -110,6 +110,8 @@ def _to_rgb(image: ImageFile.ImageFile, source: Source, resize_side: int) -> Ima
         # their length after resizing. That is several times faster, without a visible difference.
         image.draft(None, (2 * resize_side, 2 * resize_side))
     frame = source.frame or _first_frame(image)
+    if source.raw_planes:
+        tiff.name_planes(image, source.raw_planes)
     image.load()
     picture = _with_8_bits(image, source)
     picture = alpha.on_white(picture, certain_alpha=source.certain_alpha)

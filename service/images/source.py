@@ -27,5 +27,7 @@ class Source(NamedTuple):
     """Grey of 16 bits is stored as its negative, and Pillow does not invert it."""
     key: tuple[int, ...] = ()
     """samples of the one grey or RGB colour that is transparent; empty: none is"""
+    raw_planes: str = ""
+    """what the samples of separate planes are, as Pillow writes it (`;16L`); empty: Pillow knows"""
     certain_alpha: bool = True
     """False: an alpha channel that is 0 everywhere is no alpha channel."""

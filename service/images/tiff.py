@@ -5,7 +5,10 @@ values, and it takes the range of grey from its own mode instead of from the fil
 reads the tags itself, and gives Pillow the same file with a short directory at its end.
 """
 
+import ctypes
 import struct
+
+from PIL import ImageFile, _imaging
 
 from service.errors import ImageRejectedError
 from service.images import orientation, tiff_tags
@@ -85,8 +88,30 @@ def read(body: bytes) -> Source:
         orientation=turned,
         bits=layout.bits[0],
         inverted=layout.inverted,
+        raw_planes=f";16{'L' if tags.order == '<' else 'B'}" if layout.has_raw_planes else "",
         certain_alpha=certain_alpha,
     )
+
+
+def name_planes(image: ImageFile.ImageFile, raw_planes: str) -> None:
+    """Tell Pillow what the samples of separate planes are; see `Source.raw_planes`."""
+    image.tile = [
+        piece._replace(args=(f"{piece.args[0]}{raw_planes}", *piece.args[1:]))
+        for piece in image.tile
+        if isinstance(piece.args, tuple)
+    ]
+
+
+def _silence_libtiff() -> None:
+    """Libtiff prints a line for each place where a file is damaged, and what it found there."""
+    # Looks in the libraries that Pillow has loaded, too; some builds have no libtiff of their own.
+    library = ctypes.CDLL(_imaging.__file__)
+    for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+        if set_handler := getattr(library, name, None):
+            set_handler(None)
+
+
+_silence_libtiff()
 
 
 def _rewritten(
@@ -107,6 +132,8 @@ def _numbers(tags: Tags) -> Numbers:
         SyntaxError: they are damaged.
         ImageRejectedError: they have too many values.
     """
+    if not tags.complete:
+        raise SyntaxError("it ends within its tags")
     found = {tag: tags.numbers(tag, 1) for tag in NUMBERS}
     found |= {tag: tags.numbers(tag, MAX_LIST) for tag in LISTS}
     if tags.count(COLOR_MAP) > 3 << 16:

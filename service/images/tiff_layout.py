@@ -16,6 +16,7 @@ OLD_JPEG = 6
 FORMATS: Final = {1: "unsigned", 2: "signed", 3: "floating-point", 4: "undefined"}
 UNSIGNED, SIGNED, UNDEFINED = 1, 2, 4
 SEPARATE = 2
+ASSOCIATED = 1
 MAX_SAMPLES = 6
 """most samples of a pixel that Pillow reads"""
 
@@ -33,6 +34,7 @@ class Layout:
         self.photometric = fields.get(PHOTOMETRIC, (self._likely_photometric(),))[0]
         self.formats = set(fields.get(SAMPLE_FORMAT, (UNSIGNED,)))
         self.separate = fields.get(PLANAR, (1,))[0] == SEPARATE
+        self._premultiplied = fields.get(EXTRA_SAMPLES, (0,))[0] == ASSOCIATED
         self._num_colors = len(fields.get(COLOR_MAP, ())) // 3
 
     def _likely_photometric(self) -> int:
@@ -53,6 +55,11 @@ class Layout:
             self.photometric == MIN_IS_WHITE and self.samples == 1 and self.bits in ((12,), (16,))
         )
 
+    @property
+    def has_raw_planes(self) -> bool:
+        """Planes of 16 bits each, not compressed."""
+        return self.separate and self.compression == PLAIN and set(self.bits) == {16}
+
     def check(self) -> None:
         """Refuse what Pillow would show wrongly, or would end at without a word.
 
@@ -63,7 +70,7 @@ class Layout:
             self.compression not in COMPRESSION_INFO
             or self.samples > MAX_SAMPLES
             or (SIGNED in self.formats and max(self.bits) < 32)
-            or (self.separate and max(self.bits) > 8 and self.compression == PLAIN)
+            or (self.separate and self.compression == PLAIN and self._premultiplied)
         ):
             raise ImageRejectedError(self.refusal)
         if self._num_colors and self._num_colors != 1 << self.bits[0]:
@@ -81,5 +88,5 @@ class Layout:
         return (
             f"this is a TIFF file of {self.samples} x {bits}-bit {formats} samples a pixel{planes} "
             f"(photometric interpretation {self.photometric}, compression {self.compression}), "
-            "which cannot be read; send unsigned integers of 8 or 16 bits a channel"
+            "which cannot be read; send unsigned integers of 8 or 16 bits a channel, best as PNG"
         )

@@ -37,9 +37,10 @@ class Entry(NamedTuple):
 class Tags:
     """The tags of a directory, by number."""
 
-    def __init__(self, order: str, entries: Mapping[int, Entry]) -> None:
-        """`order`: of the bytes, as `struct` writes it."""
+    def __init__(self, order: str, entries: Mapping[int, Entry], *, complete: bool) -> None:
+        """`order`: of the bytes, as `struct` writes it; `complete`: the file holds them all."""
         self.order = order
+        self.complete = complete
         self._entries = entries
 
     def __contains__(self, tag: int) -> bool:
@@ -109,7 +110,7 @@ def read(file: bytes) -> Tags:
             (at,) = struct.unpack(order + ("Q" if big else "I"), value)
             data = view[at : at + size]
         entries[tag] = Entry(kind, count, data)
-    return Tags(order, entries)
+    return Tags(order, entries, complete=number <= room)
 
 
 def _kind_for(tag: int, values: Sequence[int] | bytes) -> int:
