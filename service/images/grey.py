@@ -1,8 +1,8 @@
 """Grey of more than 8 bits becomes grey of 8 bits, as the file means it."""
 
-from PIL import Image
+from PIL import Image, ImageChops
 
-NUM_VALUES = 1 << 16
+WHITE = 255
 
 
 def to_8_bits(
@@ -16,10 +16,14 @@ def to_8_bits(
         inverted: 0 is white.
         key: the value that is transparent: it becomes white.
     """
-    table = [min(value >> (bits - 8), 255) for value in range(NUM_VALUES)]
-    if inverted:
-        table = [255 - value for value in table]
-    if key is not None:
-        table[key] = 255
-    # Only a picture of 32 bits has a table of all values of 16 bits.
-    return image.convert("I").point(table, "L")
+    if bits == 16 and key is None:
+        # These modes of raw data take the upper byte of two.
+        raw = "L;16B" if image.mode == "I;16B" else "L;16"
+        grey = Image.frombytes("L", image.size, image.tobytes(), "raw", raw)
+    else:
+        table = [min(value >> (bits - 8), 255) for value in range(1 << 16)]
+        if key is not None:
+            table[key] = 255 - WHITE if inverted else WHITE
+        # Only a picture of 32 bits can be looked up in a table of all values of 16 bits.
+        grey = image.convert("I").point(table, "L")
+    return ImageChops.invert(grey) if inverted else grey
