@@ -23,8 +23,9 @@ HEADER = struct.Struct(">IIBBBBB")
 END = b"\0\0\0\0IEND\xaeB`\x82"
 GREY, RGB, PALETTE = 0, 2, 3
 SAMPLES = {GREY: 1, RGB: 3}
-COLOUR_CHUNKS = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"cICP": 4}
-"""chunks that say what the colours mean, and the bytes that each must have"""
+LENGTHS = {b"gAMA": (4, 4), b"cHRM": (32, 32), b"sRGB": (1, 1), b"cICP": (4, 4)}
+LENGTHS |= {b"tRNS": (1, 256), b"eXIf": (8, 1 << 31)}
+"""optional chunks that matter, and the fewest and most bytes that each may have"""
 XMP_KEYWORD = b"XML:com.adobe.xmp\0\0"
 """of a text that is not compressed"""
 DAMAGED = "the image is damaged and cannot be decoded: the PNG file "
@@ -56,7 +57,7 @@ class _Pixels(NamedTuple):
     """What a file holds apart from metadata."""
 
     chunks: dict[bytes, Chunk]
-    """the first intact one of each kind that may matter, by kind"""
+    """the first one of each kind, if it is intact and may matter"""
     start: int
     end: int
     """where the compressed pixels begin and end"""
@@ -100,6 +101,7 @@ def _pixels(body: bytes) -> _Pixels:
         ImageRejectedError: see `read`.
     """
     kept: dict[bytes, Chunk] = {}
+    tried: set[bytes] = set()
     start = end = 0
     complete = True
     for number, chunk in enumerate(_chunks(body)):
@@ -111,8 +113,11 @@ def _pixels(body: bytes) -> _Pixels:
                 complete = chunk.end <= len(body)
                 if complete and not chunk.intact:
                     raise ImageRejectedError(f"{DAMAGED}has a wrong checksum in its pixels")
-        elif chunk.kind not in kept and chunk.end <= len(body) and _matters(chunk):
-            kept[chunk.kind] = chunk
+        elif chunk.kind not in tried and chunk.end <= len(body):
+            if chunk.kind != b"iTXt" or _is_xmp(chunk):
+                tried.add(chunk.kind)  # only the first: a profile takes time to inflate
+            if _matters(chunk):
+                kept[chunk.kind] = chunk
         if number == 0 and b"IHDR" not in kept:
             raise ImageRejectedError(f"{DAMAGED}does not begin with its header")
     if not start:
@@ -148,14 +153,16 @@ def _matters(chunk: Chunk) -> bool:
         if not chunk.intact or (chunk.kind == b"IHDR" and len(chunk.data) != HEADER.size):
             raise ImageRejectedError(f"{DAMAGED}has a damaged {chunk.kind.decode()} chunk")
         return True
+    if chunk.kind == b"iCCP":
+        return chunk.intact and _is_profile(bytes(chunk.data))
     if chunk.kind == b"iTXt":
-        return chunk.data[: len(XMP_KEYWORD)] == XMP_KEYWORD
-    length = COLOUR_CHUNKS.get(chunk.kind)
-    return (
-        (length is not None and len(chunk.data) == length)
-        or chunk.kind in (b"tRNS", b"eXIf")
-        or (chunk.kind == b"iCCP" and _is_profile(bytes(chunk.data)))
-    ) and chunk.intact
+        return _is_xmp(chunk)
+    low, high = LENGTHS.get(chunk.kind, (1, 0))
+    return low <= len(chunk.data) <= high and chunk.intact
+
+
+def _is_xmp(chunk: Chunk) -> bool:
+    return chunk.data[: len(XMP_KEYWORD)] == XMP_KEYWORD
 
 
 def _is_profile(data: bytes) -> bool:

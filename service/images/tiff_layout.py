@@ -68,7 +68,7 @@ class Layout:
         """
         if (
             self.compression not in COMPRESSION_INFO
-            or self.samples > MAX_SAMPLES
+            or not 1 <= self.samples <= MAX_SAMPLES
             or (SIGNED in self.formats and max(self.bits) < 32)
             or (self.separate and self.compression == PLAIN and self._premultiplied)
         ):

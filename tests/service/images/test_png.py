@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from service.errors import ImageRejectedError
+from service.images import png as png_files
 from service.images import rgb
 from service.images.png import MAX_CHUNKS, MAX_PROFILE
 from tests.service.images.files import Pixels, chunk, png, rows_of, with_chunks
@@ -101,6 +102,19 @@ def test_chunks_that_say_what_colours_mean_are_kept() -> None:
     ]
     wanted = {"gamma": 0.45455, "srgb": 0, "icc_profile": b"profile"}
     assert infos(with_chunks(PLAIN, *chunks)) == infos(PLAIN) | wanted
+
+
+def test_only_the_first_profile_is_inflated(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[bytes] = []
+    is_profile = png_files._is_profile
+
+    def counted(data: bytes) -> bool:
+        calls.append(data)
+        return is_profile(data)
+
+    monkeypatch.setattr(png_files, "_is_profile", counted)
+    assert read(with_chunks(PLAIN, TEXTS["iCCP"] * 100)) == PIXELS
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize(("size", "kept"), [(MAX_PROFILE, True), (MAX_PROFILE + 1, False)])
