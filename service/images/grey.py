@@ -8,7 +8,7 @@ WHITE = 255
 def to_8_bits(
     image: Image.Image, *, bits: int, inverted: bool, key: int | None = None
 ) -> Image.Image:
-    """Grey of 8 bits: the upper 8 of its `bits`.
+    """Grey of 8 bits: the upper 8 of its `bits`. What `info` says stays.
 
     Args:
         image: of a mode of 16 bits.
@@ -26,4 +26,6 @@ def to_8_bits(
             table[key] = 255 - WHITE if inverted else WHITE
         # Only a picture of 32 bits can be looked up in a table of all values of 16 bits.
         grey = image.convert("I").point(table, "L")
-    return ImageChops.invert(grey) if inverted else grey
+    grey = ImageChops.invert(grey) if inverted else grey
+    grey.info = image.info.copy()
+    return grey

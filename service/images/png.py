@@ -104,7 +104,7 @@ def _pixels(body: bytes) -> _Pixels:
     tried: set[bytes] = set()
     start = end = 0
     complete = True
-    for number, chunk in enumerate(_chunks(body)):
+    for chunk in _chunks(body):
         if chunk.kind == b"IDAT":
             if not start:
                 start = end = chunk.start
@@ -118,8 +118,6 @@ def _pixels(body: bytes) -> _Pixels:
                 tried.add(chunk.kind)  # only the first: a profile takes time to inflate
             if _matters(chunk):
                 kept[chunk.kind] = chunk
-        if number == 0 and b"IHDR" not in kept:
-            raise ImageRejectedError(f"{DAMAGED}does not begin with its header")
     if not start:
         raise ImageRejectedError(f"{DAMAGED}ends before its pixels")
     return _Pixels(kept, start, end, complete)
@@ -132,6 +130,8 @@ def _chunks(body: bytes) -> Iterator[Chunk]:
     while at + HEAD.size <= len(body):
         length, kind = HEAD.unpack_from(body, at)
         end = at + HEAD.size + length + 4
+        if number == 0 and kind != b"IHDR":
+            raise ImageRejectedError(f"{DAMAGED}does not begin with its header")
         if kind == b"IEND":
             return
         yield Chunk(kind, at, end, view[at:end])
