@@ -34,7 +34,7 @@ def of(exif: bytes | None, xmp: bytes | str | None = None) -> int:
     found: int | None = None
     if exif:
         try:
-            found = in_tags(tiff_tags.read(EXIF_HEADER.sub(b"", exif)))
+            found = in_tags(tiff_tags.read(EXIF_HEADER.sub(b"", exif), (TAG,)))
         except (SyntaxError, struct.error) as exc:
             # The type only: the message may quote the block, and logs hold nothing of an image.
             logger.debug("unreadable EXIF block: %s", type(exc).__name__)

@@ -57,6 +57,8 @@ NUMBERS: tuple[int, ...] = (
 NUMBERS += (T4_OPTIONS, T6_OPTIONS, PREDICTOR, TILE_WIDTH, TILE_HEIGHT, INK_SET, *OLD_JPEG)
 NUMBERS += (ROWS_PER_STRIP, PLANAR, YCBCR_POSITION)
 LISTS = (BITS, EXTRA_SAMPLES, SAMPLE_FORMAT, *OLD_JPEG_TABLES, *YCBCR_LISTS)
+BLOCKS = (STRIP_OFFSETS, STRIP_SIZES, TILE_OFFSETS, TILE_SIZES)
+WANTED = {*NUMBERS, *LISTS, *BLOCKS, COLOR_MAP, JPEG_TABLES, XMP, PROFILE, orientation.TAG}
 DAMAGED = "the TIFF file is damaged and cannot be decoded: "
 
 Numbers = dict[int, tuple[int, ...]]
@@ -70,7 +72,7 @@ def read(body: bytes) -> Source:
             its pixels are of a kind that cannot be read.
     """
     try:
-        tags = tiff_tags.read(body)
+        tags = tiff_tags.read(body, WANTED)
         numbers = _numbers(tags)
         turned = orientation.in_tags(tags) or orientation.of(None, tags.data(XMP))
     except (SyntaxError, struct.error) as exc:

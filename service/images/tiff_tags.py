@@ -5,7 +5,7 @@ is asked for, and never more of it than is asked for: a tag may claim millions o
 """
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 SHORT, LONG, RATIONAL, UNDEFINED = 3, 4, 5, 7
@@ -77,8 +77,12 @@ class Tags:
         return struct.unpack(f"{self.order}{number * in_one}{code}", entry.data[:size])
 
 
-def read(file: bytes) -> Tags:
-    """The tags of the first directory of a TIFF file or an EXIF block. The first of equals counts.
+def read(file: bytes, wanted: Container[int]) -> Tags:
+    """Tags of the first directory of a TIFF file or an EXIF block. The first of equals counts.
+
+    Args:
+        file: all of it.
+        wanted: numbers of the tags to look at; there may be tens of thousands of others.
 
     Raises:
         SyntaxError: it has no TIFF header.
@@ -101,8 +105,7 @@ def read(file: bytes) -> Tags:
     table = view[start : start + min(number, room, MAX_TAGS) * form.size]
     entries: dict[int, Entry] = {}
     for tag, kind, count, value in form.iter_unpack(table):
-        size = count * SIZES.get(kind, 0)
-        if tag in entries or not size:
+        if tag not in wanted or tag in entries or not (size := count * SIZES.get(kind, 0)):
             continue
         if size <= len(value):
             data = memoryview(value)[:size]
