@@ -24,7 +24,7 @@ END = b"\0\0\0\0IEND\xaeB`\x82"
 GREY, RGB, PALETTE = 0, 2, 3
 SAMPLES = {GREY: 1, RGB: 3}
 LENGTHS = {b"gAMA": (4, 4), b"cHRM": (32, 32), b"sRGB": (1, 1), b"cICP": (4, 4)}
-LENGTHS |= {b"tRNS": (1, 256), b"eXIf": (8, 1 << 31)}
+LENGTHS |= {b"tRNS": (1, 256), b"eXIf": (1, 1 << 31)}
 """optional chunks that matter, and the fewest and most bytes that each may have"""
 XMP_KEYWORD = b"XML:com.adobe.xmp\0\0"
 """of a text that is not compressed"""
