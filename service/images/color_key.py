@@ -30,11 +30,11 @@ def whiten(image: Image.Image, source: Source) -> Image.Image:
 
 def _equal(image: Image.Image, color: tuple[int, ...]) -> Image.Image:
     """Where an RGB picture has this colour: 255, elsewhere 0 (mode L)."""
-    red, green, blue = (
-        band.point([255 * (value == sample) for value in range(256)])
-        for band, sample in zip(image.split(), color, strict=True)
-    )
-    return ImageChops.darker(ImageChops.darker(red, green), blue)
+    mask = Image.new("L", image.size, 255)
+    for channel, sample in enumerate(color):  # one after the other: pictures may be large
+        table = [255 * (value == sample) for value in range(256)]
+        mask = ImageChops.darker(mask, image.getchannel(channel).point(table))
+    return mask
 
 
 def _lower_bytes(source: Source) -> Image.Image:
