@@ -29,7 +29,7 @@ def read(body: bytes) -> Source:
     """
     _check_scans(body)
     kept = [SIGNATURE]
-    exif, xmp = b"", b""
+    exif, xmp = [EXIF], b""
     at, num_segments = len(SIGNATURE), 0
     while (found := MARKER.search(body, at)) and found[0][1] not in (SCAN, END_OF_IMAGE):
         num_segments += 1
@@ -38,15 +38,16 @@ def read(body: bytes) -> Source:
         marker, data = found[0][1], found.end() + 2
         at = _end_of_segment(body, found)
         if marker == APP1 and body.startswith(EXIF, data):
-            exif += body[data + (len(EXIF) if exif else 0) : at]
+            exif.append(body[data + len(EXIF) : at])  # a long block continues in the next segment
         elif marker == APP1 and body.startswith(XMP, data):
             xmp = body[data:at]
         elif marker not in METADATA or (marker == APP2 and body.startswith(PROFILE, data)):
             kept.append(body[found.start() : at])
     if found is None:
         return Source((body,))
+    block = b"".join(exif) if len(exif) > 1 else b""
     return Source(
-        (b"".join(kept), memoryview(body)[found.start() :]), orientation=orientation.of(exif, xmp)
+        (b"".join(kept), memoryview(body)[found.start() :]), orientation=orientation.of(block, xmp)
     )
 
 

@@ -26,6 +26,8 @@ SAMPLES = {GREY: 1, RGB: 3}
 LENGTHS = {b"gAMA": (4, 4), b"cHRM": (32, 32), b"sRGB": (1, 1), b"cICP": (4, 4)}
 LENGTHS |= {b"tRNS": (1, 256), b"eXIf": (1, 1 << 31)}
 """optional chunks that matter, and the fewest and most bytes that each may have"""
+BEHIND_PIXELS = (b"eXIf", b"iTXt")
+"""chunks that count behind the pixels, too"""
 XMP_KEYWORD = b"XML:com.adobe.xmp\0\0"
 """of a text that is not compressed"""
 DAMAGED = "the image is damaged and cannot be decoded: the PNG file "
@@ -113,7 +115,11 @@ def _pixels(body: bytes) -> _Pixels:
                 complete = chunk.end <= len(body)
                 if complete and not chunk.intact:
                     raise ImageRejectedError(f"{DAMAGED}has a wrong checksum in its pixels")
-        elif chunk.kind not in tried and chunk.end <= len(body):
+        elif (
+            chunk.kind not in tried
+            and chunk.end <= len(body)
+            and (not start or chunk.kind in BEHIND_PIXELS)
+        ):
             if chunk.kind != b"iTXt" or _is_xmp(chunk):
                 tried.add(chunk.kind)  # only the first: a profile takes time to inflate
             if _matters(chunk):
@@ -124,7 +130,7 @@ def _pixels(body: bytes) -> _Pixels:
 
 
 def _chunks(body: bytes) -> Iterator[Chunk]:
-    """The chunks of a file, to its last one or to where they end to make sense."""
+    """The chunks of a file before its last one; if it is cut off, the last one reaches too far."""
     view = memoryview(body)
     at, number = len(SIGNATURE), 0
     while at + HEAD.size <= len(body):
@@ -144,7 +150,7 @@ def _chunks(body: bytes) -> Iterator[Chunk]:
 
 
 def _matters(chunk: Chunk) -> bool:
-    """The chunk is needed to show the picture; it is intact, or optional and not there.
+    """The chunk may change pixels or the orientation, and it is intact.
 
     Raises:
         ImageRejectedError: it is damaged, and there is no picture without it.

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from service.errors import ImageRejectedError
 from service.images import rgb
 from service.images.jpeg import MAX_SEGMENTS
 from tests.service.images.files import chunk, encoded, with_chunks
@@ -143,8 +144,15 @@ def test_a_jpeg_keeps_what_its_colours_need() -> None:
 
 def test_a_jpeg_of_too_many_segments_is_refused() -> None:
     assert size(jpeg_with(*[(0xFE, b"")] * (MAX_SEGMENTS - 100))) == (32, 16)
-    with pytest.raises(rgb.ImageRejectedError, match="too many scans or segments"):
+    with pytest.raises(ImageRejectedError, match="too many scans or segments"):
         size(jpeg_with(*[(0xFE, b"")] * MAX_SEGMENTS))
+
+
+def test_an_avif_of_too_many_blocks_is_refused() -> None:
+    entry = b"infe\2\0\0\0\0\1\0\0Exif"
+    for number, message in ((100, "known format"), (101, "too many tiny parts")):
+        with pytest.raises(ImageRejectedError, match=message):
+            size(b"\0\0\0\x0cftypavif" + entry * number)
 
 
 def test_an_avif_is_turned_as_its_container_says() -> None:

@@ -123,6 +123,13 @@ def test_a_profile_is_as_large_as_profiles_are(size: int, kept: bool) -> None:
     assert ("icc_profile" in infos(with_chunks(PLAIN, profile))) == kept
 
 
+def test_what_colours_mean_is_said_before_the_pixels() -> None:
+    late = [chunk(b"tRNS", struct.pack(">3H", *PIXELS[0][0])), chunk(b"gAMA", bytes(4))]
+    body = PLAIN[:-12] + b"".join(late) + PLAIN[-12:]
+    assert read(body) == PIXELS
+    assert infos(body) == infos(PLAIN)
+
+
 def test_chunks_of_pixels_may_be_many_and_empty() -> None:
     data = zlib.compress(b"".join(b"\0" + bytes(s for p in row for s in p) for row in PIXELS))
     pieces = b"".join(chunk(b"IDAT", data[at : at + 1]) + chunk(b"IDAT", b"") for at in range(99))
