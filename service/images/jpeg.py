@@ -11,6 +11,8 @@ MAX_SCANS = 32
 """most scans of a JPEG. Encoders write about ten; even a short one is a pass over all pixels."""
 MAX_SEGMENTS = 10_000
 """most segments of a JPEG, scans included; a photo has some dozens."""
+MAX_FILLING = 1 << 16
+"""most bytes between two segments; there are none, as a rule"""
 MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 """start of a JPEG segment; FF 00 and restart markers are data of a scan, FF FF is padding."""
 SCAN, END_OF_IMAGE, COMMENT = 0xDA, 0xD9, 0xFE
@@ -31,7 +33,7 @@ def read(body: bytes) -> Source:
     kept = [SIGNATURE]
     exif, xmp = [EXIF], b""
     at, num_segments = len(SIGNATURE), 0
-    while (found := MARKER.search(body, at)) and found[0][1] not in (SCAN, END_OF_IMAGE):
+    while (found := _next_marker(body, at)) and found[0][1] not in (SCAN, END_OF_IMAGE):
         num_segments += 1
         if num_segments > MAX_SEGMENTS:
             raise _too_many()
@@ -49,6 +51,14 @@ def read(body: bytes) -> Source:
     return Source(
         (b"".join(kept), memoryview(body)[found.start() :]), orientation=orientation.of(block, xmp)
     )
+
+
+def _next_marker(body: bytes, at: int) -> re.Match[bytes] | None:
+    """The first marker from `at` on, before the pixels; None: the file has no more."""
+    found = MARKER.search(body, at, at + MAX_FILLING)
+    if found is None and at + MAX_FILLING < len(body):
+        raise ImageRejectedError("the image file consists of too many tiny parts")
+    return found
 
 
 def _end_of_segment(body: bytes, found: re.Match[bytes]) -> int:

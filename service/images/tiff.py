@@ -32,7 +32,7 @@ from service.images.tiff_layout import (
 from service.images.tiff_tags import Tags
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"MM*\0", b"II\0*", b"II+\0", b"MM\0+")
-MAX_STRIPS = 100_000
+MAX_STRIPS = 50_000
 """most strips or tiles; a scan may have one for each of its rows"""
 MAX_LIST = 16
 """most values of a tag that has one value for each sample of a pixel"""

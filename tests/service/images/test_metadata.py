@@ -13,7 +13,7 @@ from PIL import Image
 
 from service.errors import ImageRejectedError
 from service.images import rgb
-from service.images.jpeg import MAX_SEGMENTS
+from service.images.jpeg import MAX_FILLING, MAX_SEGMENTS
 from tests.service.images.files import chunk, encoded, with_chunks
 
 SIDE = 8
@@ -146,6 +146,14 @@ def test_a_jpeg_of_too_many_segments_is_refused() -> None:
     assert size(jpeg_with(*[(0xFE, b"")] * (MAX_SEGMENTS - 100))) == (32, 16)
     with pytest.raises(ImageRejectedError, match="too many scans or segments"):
         size(jpeg_with(*[(0xFE, b"")] * MAX_SEGMENTS))
+
+
+@pytest.mark.parametrize("filling", [b"\xff", b"\xff\0", b"\0"])
+def test_a_jpeg_may_have_some_filling(filling: bytes) -> None:
+    plain = encoded(PICTURE, "JPEG")
+    assert size(plain[:2] + filling * 1000 + plain[2:]) == (32, 16)
+    with pytest.raises(ImageRejectedError, match="too many tiny parts"):
+        size(plain[:2] + filling * (MAX_FILLING + 1) + plain[2:])
 
 
 def test_an_avif_of_too_many_blocks_is_refused() -> None:
