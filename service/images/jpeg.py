@@ -15,12 +15,13 @@ MAX_FILLING = 1 << 16
 """most bytes between two segments; there are none, as a rule"""
 MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 """start of a JPEG segment; FF 00 and restart markers are data of a scan, FF FF is padding."""
-SCAN, END_OF_IMAGE, COMMENT = 0xDA, 0xD9, 0xFE
+SCAN, END_OF_IMAGE = 0xDA, 0xD9
 WITHOUT_LENGTH = (0x01, 0xD8)
 EXIF, XMP, PROFILE = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
 APP1, APP2 = 0xE1, 0xE2
-METADATA = {COMMENT, *range(APP1, 0xF0)} - {0xEE}
-"""All but APP0 (JFIF) and APP14 (Adobe), which say what the colours are; ICC profiles are kept."""
+NEEDED = {*range(0xC0, 0xD0), *range(0xDB, 0xE0), 0xE0, 0xEE} - {0xC8}
+"""Frames and tables; APP0 (JFIF) and APP14 (Adobe) say what the colours are. Reserved segments are
+not among these: Pillow looks for others within them."""
 
 
 def read(body: bytes) -> Source:
@@ -43,14 +44,11 @@ def read(body: bytes) -> Source:
             exif.append(body[data + len(EXIF) : at])  # a long block continues in the next segment
         elif marker == APP1 and body.startswith(XMP, data):
             xmp = body[data:at]
-        elif marker not in METADATA or (marker == APP2 and body.startswith(PROFILE, data)):
+        elif marker in NEEDED or (marker == APP2 and body.startswith(PROFILE, data)):
             kept.append(body[found.start() : at])
-    if found is None:
-        return Source((body,))
     block = b"".join(exif) if len(exif) > 1 else b""
-    return Source(
-        (b"".join(kept), memoryview(body)[found.start() :]), orientation=orientation.of(block, xmp)
-    )
+    rest = memoryview(body)[found.start() :] if found else b""
+    return Source((b"".join(kept), rest), orientation=orientation.of(block, xmp))
 
 
 def _next_marker(body: bytes, at: int) -> re.Match[bytes] | None:

@@ -142,6 +142,18 @@ def test_a_jpeg_keeps_what_its_colours_need() -> None:
     assert rgb.read(body, SIDE).tobytes() == plain.tobytes()
 
 
+@pytest.mark.parametrize("marker", [0xC8, 0xF0, 0xFD, 0x01, 0xD8, 0xFE])
+def test_metadata_cannot_be_hidden_in_other_segments(marker: int) -> None:
+    """The fixture of this module watches what Pillow says about the block."""
+    exif = b"Exif\0\0" + block((271, 3, 9, 1 << 16 - 1), (272, 3, 9, 8)) + bytes(9)
+    hidden = b"\xff\xe1" + struct.pack(">H", 2 + len(exif)) + exif
+    plain = encoded(PICTURE, "JPEG")
+    around = bytes([0xFF, marker]) + struct.pack(">H", 2 + len(hidden)) * (marker not in (1, 0xD8))
+    assert size(plain[:2] + around + hidden + plain[2:]) == (32, 16)
+    with pytest.raises(ImageRejectedError):
+        size(plain[:2] + around + hidden)  # without a picture
+
+
 def test_a_jpeg_of_too_many_segments_is_refused() -> None:
     assert size(jpeg_with(*[(0xFE, b"")] * (MAX_SEGMENTS - 100))) == (32, 16)
     with pytest.raises(ImageRejectedError, match="too many scans or segments"):
