@@ -1,34 +1,21 @@
-"""Bytes -> an upright RGB picture, within limits.
+"""Bytes -> an upright RGB picture, within limits. Read `read` first.
 
 No PyTorch here: a process that only decodes stays small.
 """
 
-import io
-import logging
-import re
-import struct
 from collections.abc import Callable
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from service.errors import ImageRejectedError, ServiceError, TooLargeError
+from service.images import alpha, avif, color_key, grey, jpeg, orientation, parts, png, tiff, webp
 from service.images.options import MAX_PIXELS
-
-logger = logging.getLogger(__name__)
+from service.images.source import Box, Source
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 DRAFT_FORMATS = ("JPEG", "MPO")
-
-MAX_SCANS = 32
-"""most scans of a JPEG. Encoders write about ten; even a short one is a pass over all pixels."""
-MAX_SEGMENTS = 10_000
-"""most segments of a JPEG, scans included; a photo has some dozens."""
-MAX_READS = 500_000
-"""most reads of one file by Pillow's parsers. They are Python: millions of small reads are slow."""
-MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-"""start of a JPEG segment; FF 00 and restart markers are data of a scan, FF FF is padding."""
-SCAN, END_OF_IMAGE = 0xDA, 0xD9
-WITHOUT_LENGTH = (0x01, 0xD8)
+DECODER_FORMATS = ("WEBP", "AVIF")
+"""Their pictures hold the decoder and all that it has in memory."""
 
 NO_MEMORY = "there is not enough memory to decode the image; send a smaller one"
 
@@ -44,11 +31,12 @@ def read(
     *,
     before_pixels: Callable[[Image.Image], None] = lambda _: None,
 ) -> Image.Image:
-    """Decode an image: an RGB picture, the right way up.
+    """Decode an image: an RGB picture, the right way up, on white ground.
 
     Of an animation, the first frame is taken. EXIF rotation is applied. Colour becomes RGB; grey of
-    16 bits keeps its upper 8. A large photo may come out smaller, but with at least twice the
-    length that its sides will have after resizing.
+    more than 8 bits keeps its upper 8. Of all metadata, only what changes pixels is looked at. A
+    large photo may come out smaller, but with at least twice the length that its sides will have
+    after resizing.
 
     Args:
         body: the image file.
@@ -64,58 +52,42 @@ def read(
     """
     if not body:
         raise ImageRejectedError("the image is empty (0 bytes)")
+    refusal = ""
     try:
-        _check_scans(body)
-        with Image.open(_MeteredFile(body), formats=FORMATS) as image:
+        source = _source(body)
+        refusal = source.refusal
+        if source.size:
+            _check_size(source.size, resize_side, max_pixels)
+        with parts.opened(source.parts, FORMATS) as image:
             _check_size(image.size, resize_side, max_pixels)
             before_pixels(image)
-            return _to_rgb(image, resize_side)
+            return _to_rgb(image, source, resize_side)
     except ServiceError:
         raise
     except MemoryError as exc:
         raise TooLargeError(NO_MEMORY) from exc
     except UnidentifiedImageError as exc:
         raise ImageRejectedError(
-            f"this is not an image of a known format; known are {', '.join(FORMATS)}"
+            refusal or f"this is not an image of a known format; known are {', '.join(FORMATS)}"
         ) from exc
     except Exception as exc:  # damaged files make decoders raise almost anything
         raise ImageRejectedError(f"the image is damaged and cannot be decoded: {exc}") from exc
 
 
-class _MeteredFile(io.BytesIO):
-    """A file that limits the number of reads to `MAX_READS`."""
-
-    _num_reads = 0
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        self._num_reads += 1
-        if self._num_reads > MAX_READS:
-            raise ImageRejectedError("the image file consists of too many tiny parts")
-        return super().read(size)
-
-
-def _check_scans(body: bytes) -> None:
-    """Refuse a JPEG that takes far more time than its pixels and bytes suggest.
-
-    Other formats need no such check: in a TIFF, libtiff itself stops at 100 scans.
-    """
-    # Counting is quick and never finds too few. It finds too many if a preview or a film follows
-    # the picture.
-    if not body.startswith(b"\xff\xd8") or body.count(b"\xff\xda") <= MAX_SCANS:
-        return
-    num_scans = num_segments = 0
-    at = 2
-    while (found := MARKER.search(body, at)) and (marker := found[0][1]) != END_OF_IMAGE:
-        at = found.end()
-        if marker not in WITHOUT_LENGTH:
-            at += max(2, int.from_bytes(body[at : at + 2]))
-        num_segments += 1
-        num_scans += marker == SCAN
-        if num_scans > MAX_SCANS or num_segments > MAX_SEGMENTS:
-            raise ImageRejectedError(
-                f"the JPEG file has too many scans or segments; allowed are {MAX_SCANS} scans and "
-                f"{MAX_SEGMENTS} segments, save it as a baseline JPEG"
-            )
+def _source(body: bytes) -> Source:
+    """What the reader of the format tells about the file."""
+    if body.startswith(jpeg.SIGNATURE):
+        return jpeg.read(body)
+    if body.startswith(png.SIGNATURE):
+        return png.read(body)
+    if body.startswith(tiff.SIGNATURES):
+        return tiff.read(body)
+    if webp.is_webp(body):
+        return webp.read(body)
+    if avif.is_avif(body):
+        return avif.read(body)
+    # Many writers of BMP files leave the fourth byte of their pixels at 0.
+    return Source((body,), certain_alpha=not body.startswith(b"BM"))
 
 
 def _check_size(size: tuple[int, int], resize_side: int, max_pixels: int) -> None:
@@ -132,31 +104,41 @@ def _check_size(size: tuple[int, int], resize_side: int, max_pixels: int) -> Non
         )
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the rotation that the EXIF block gives; a damaged block counts as no rotation."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except (SyntaxError, ValueError, KeyError, TypeError, struct.error) as exc:
-        # The type only: the message may quote the block, and logs hold nothing of an image.
-        logger.debug("unreadable EXIF block: %s", type(exc).__name__)
-        image.info.pop("exif", None)
-        return image
-
-
-def _to_rgb(image: Image.Image, resize_side: int) -> Image.Image:
+def _to_rgb(image: ImageFile.ImageFile, source: Source, resize_side: int) -> Image.Image:
     if image.format in DRAFT_FORMATS:
         # libjpeg halves large photos while it decodes, as long as both sides keep at least twice
         # their length after resizing. That is several times faster, without a visible difference.
         image.draft(None, (2 * resize_side, 2 * resize_side))
-    image = _upright(image)
+    frame = source.frame or _first_frame(image)
+    if source.raw_planes:
+        tiff.name_planes(image, source.raw_planes)
+    image.load()
+    picture = _with_8_bits(image, source)
+    picture = alpha.on_white(picture, certain_alpha=source.certain_alpha)
+    if frame and frame != (0, 0, *picture.size):
+        picture = alpha.outside(picture, frame)
+    if picture is image and image.format in DECODER_FORMATS:
+        picture = picture.copy()
+    turned = source.orientation or orientation.of(image.info.get("exif"), image.info.get("xmp"))
+    return orientation.upright(picture, turned)
+
+
+def _first_frame(image: ImageFile.ImageFile) -> Box | None:
+    """What of the picture the first frame of a GIF file covers; None: this is another format."""
+    if image.format != "GIF" or not image.tile:
+        return None
+    left, top, right, bottom = image.tile[0].extents or (0, 0, *image.size)
+    return left, top, right, bottom
+
+
+def _with_8_bits(image: Image.Image, source: Source) -> Image.Image:
+    """The picture with 8 bits a channel; its transparent colour, if it has one, is white."""
     if image.mode.startswith("I;16"):
-        # convert("RGB") would clip at 255 and turn the picture white.
-        image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+        key = source.key[0] if source.key else None
+        return grey.to_8_bits(image, bits=source.bits, inverted=source.inverted, key=key)
     if image.mode in ("I", "F"):
         raise ImageRejectedError(
             f"pixels of mode {image.mode!r} (32 bits a channel) have no known range; "
             "send 8 or 16 bits a channel"
         )
-    if "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
+    return color_key.whiten(image, source) if source.key else image

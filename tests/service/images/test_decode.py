@@ -19,7 +19,8 @@ from torch import Tensor
 from service.backends.placement import CPU
 from service.errors import ImageRejectedError, TooLargeError
 from service.images.decode import InputSpec, decode
-from service.images.rgb import MAX_READS, MAX_SCANS, MAX_SEGMENTS
+from service.images.jpeg import MAX_SCANS, MAX_SEGMENTS
+from service.images.parts import MAX_READS
 from service.models import catalog, timm_models
 from service.models.served import ServedModel
 from service.models.timm_models import create_transform, timm
@@ -268,9 +269,9 @@ def test_16_bit_grey_keeps_its_upper_8_bits(file_format: str) -> None:
     [
         ("1", 1, (255, 255, 255)),
         ("L", 77, (77, 77, 77)),
-        ("LA", (77, 5), (77, 77, 77)),
+        ("LA", (77, 5), (252, 252, 252)),
         ("RGB", (10, 20, 30), (10, 20, 30)),
-        ("RGBA", (10, 20, 30, 0), (10, 20, 30)),
+        ("RGBA", (10, 20, 30, 0), (255, 255, 255)),
         ("I;16", 0x4D80, (0x4D, 0x4D, 0x4D)),
     ],
 )
@@ -286,7 +287,7 @@ def test_one_pixel_fills_the_picture(
 
 @pytest.mark.parametrize("transparency", [0, 2, bytes([0, 128, 255])])
 @pytest.mark.parametrize("file_format", ["PNG", "GIF"])
-def test_a_palette_with_transparency_keeps_its_colours(
+def test_a_palette_with_transparency_is_laid_on_white(
     file_format: str, transparency: int | bytes
 ) -> None:
     if file_format == "GIF" and isinstance(transparency, bytes):
@@ -296,7 +297,12 @@ def test_a_palette_with_transparency_keeps_its_colours(
     image.putdata([0, 1, 2])
     body = encoded(image, file_format, transparency=transparency)
     assert "transparency" in Image.open(io.BytesIO(body)).info
-    assert decoded(body).tolist() == [[[255, 0, 0], [0, 255, 0], [0, 0, 255]]]
+    colors = [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
+    if isinstance(transparency, bytes):
+        colors[:2] = [255, 255, 255], [127, 255, 127]
+    else:
+        colors[transparency] = [255, 255, 255]
+    assert decoded(body).tolist() == [colors]
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "WEBP", "PNG", "TIFF"])
@@ -513,7 +519,7 @@ def test_a_picture_for_which_there_is_no_memory_is_refused() -> None:
 
 
 def test_a_damaged_exif_block_is_not_quoted_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, "service.images.rgb")
+    caplog.set_level(logging.DEBUG, "service.images")
     decoded(encoded(Image.new("RGB", (8, 8)), "PNG", exif=b"Exif\x00\x00secret"))
     assert [record.getMessage() for record in caplog.records if "EXIF" in record.msg] == [
         "unreadable EXIF block: SyntaxError"

@@ -1,6 +1,8 @@
 """The walk from a file to an RGB picture: its steps, and the order of them."""
 
 import io
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -38,3 +40,9 @@ def test_a_caller_that_agrees_changes_nothing() -> None:
     seen: list[str] = []
     picture = rgb.read(png((3, 2)), SIDE, before_pixels=lambda image: seen.append(image.mode))
     assert (seen, picture.size, picture.getpixel((2, 1))) == (["RGB"], (3, 2), (255, 0, 0))
+
+
+def test_a_process_that_only_reads_pictures_stays_small() -> None:
+    code = "import sys, service.images.rgb; print({'torch', 'numpy'} & sys.modules.keys())"
+    seen = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert seen.stdout == "set()\n"
