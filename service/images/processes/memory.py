@@ -8,7 +8,7 @@ NARROW = {"1": 1, "L": 1, "P": 1, "LA": 4, "PA": 4}
 """bytes of a pixel in Pillow's memory, by mode; 2 with 16 bits of grey, else 4"""
 RESULT = 8
 """bytes of a pixel for the RGB picture and one copy, for example turned or on white"""
-INSIDE = {"WEBP": 16, "AVIF": 16, "HEIF": 16, "TIFF": 8, "GIF": 8}
+INSIDE = {"WEBP": 12, "AVIF": 8, "HEIF": 12, "TIFF": 4, "GIF": 4}
 """bytes of a pixel that a decoder holds itself: whole frames, colour planes, a strip"""
 COEFFICIENTS = 2
 """bytes of a coefficient of a progressive JPEG, one for each value; all stay until the last scan"""

@@ -28,7 +28,7 @@ def tell(image):
     global told
     told = max(told, memory.needed(image, 224, len(body)))
 before = peak() - len(body)
-rgb.read(body, 224, before_pixels=tell).tobytes("raw", "RGB")[:0]
+rgb.read(body, 224, before_pixels=tell)
 print(told, peak() - before)
 """
 
