@@ -14,6 +14,8 @@ from prometheus_client import (
     generate_latest,
 )
 
+from service.telemetry import logs
+
 disable_created_metrics()  # type: ignore[no-untyped-call] # a second series beside each one, that no panel reads
 
 SECONDS = (
@@ -175,6 +177,12 @@ class Metrics:
             "Memory of the device; of the CPU, what this process uses and what the machine has.",
             ("kind",),
         )
+        self.log_lines_dropped = Counter(
+            "rapid_log_lines_dropped_total",
+            "Lines of the process's log that nobody read in time, or that could not be written.",
+            registry=registry,
+        )
+        self._num_log_lines_dropped = 0
         self.build_info = gauge(
             "rapid_build_info",
             "Always 1; the labels say what is running.",
@@ -188,4 +196,7 @@ class Metrics:
 
     def render(self) -> bytes:
         """Everything in Prometheus' text format."""
+        num_dropped = logs.num_dropped()
+        self.log_lines_dropped.inc(num_dropped - self._num_log_lines_dropped)
+        self._num_log_lines_dropped = num_dropped
         return generate_latest(self._registry)
