@@ -153,6 +153,13 @@ class Record:
         if call.reason is not None:
             self._metrics.choices.labels(*labels, call.reason).inc()
         self._metrics.request_seconds.labels(*labels).observe(total_s)
+        self._log(call, path, status)
+
+    def reading_refused(self, call: Call, path: str, status: int) -> None:
+        """A request that asks for no work was refused, as its client may see nothing."""
+        self._log(call, path, status)
+
+    def _log(self, call: Call, path: str, status: int) -> None:
         logger.log(
             logging.WARNING if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO,
             "request",
