@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from service.errors import DeviceStuckError
 from service.scheduling.lanes import Answer, Job
+from service.scheduling.pauses import Pauses
 from service.scheduling.scheduler import Scheduler
 from service.scheduling.stream import Finished, Forward, Stream, fail, shutting_down
 
@@ -39,6 +40,7 @@ class Batcher(Generic[K]):
         """
         self._scheduler = scheduler
         self._clock = clock
+        self._pauses = Pauses(clock)
         self._work = asyncio.Event()
         self._streams = [
             Stream(forward, scheduler, on_batch, clock, self._work)
@@ -121,8 +123,14 @@ class Batcher(Generic[K]):
 
     @property
     def running_s(self) -> float:
-        """Seconds for which the oldest batch has been running; 0.0 if there is none."""
-        return self._scheduler.running.longest_s(self._clock())
+        """Seconds for which the oldest batch has been running; 0.0 if there is none.
+
+        Time for which the whole process was stopped does not count, if `watch` runs.
+        """
+        running = self._scheduler.running
+        if running.oldest is None:
+            return 0.0
+        return running.longest_s(self._clock()) - self._pauses.since(running.oldest.started)
 
     @property
     def backlog_s(self) -> float:
@@ -155,7 +163,7 @@ class Batcher(Generic[K]):
             DeviceStuckError: one did. All jobs got an error, and no new job is accepted.
         """
         while True:
-            await asyncio.sleep(max_batch_s / 10)
+            await self._pauses.sleep(max_batch_s / 10)
             oldest = self._scheduler.running.oldest
             if oldest is not None and self.running_s > max_batch_s:
                 self._close()
