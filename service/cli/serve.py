@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from service.cli import temporary
 from service.settings import Settings
 
 
@@ -15,6 +16,7 @@ def serve(flags: Mapping[str, str]) -> int:
       rapid serve --models everyday-vit-s14,mine=./models/mine
     """
     settings = Settings.read(flags)
+    temporary.check()
     from service.api import server
 
     server.check_port(settings.host, settings.port)
