@@ -17,13 +17,10 @@ from service.api import receiving
 from service.api.problems import STATUS, problem_response, unexpected_response
 from service.errors import NotReadyError, ServiceError, SlowClientError, UnauthorizedError
 from service.runtime.runtime import Runtime
-from service.telemetry.events import Call
+from service.telemetry.events import CLIENT_GONE, Call
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
-
-CLIENT_GONE = 499
-"""status in the metrics for a request whose client left; no client ever gets it"""
 
 Work = Callable[[Call, bytes], Coroutine[Any, Any, Response]]
 """(call, body of the request) -> answer"""

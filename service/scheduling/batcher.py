@@ -141,6 +141,10 @@ class Batcher(Generic[K]):
         """Seconds, by forecast, until images that came now are all answered."""
         return self._scheduler.outlook.wait_s(lane, num_images, due, self._clock())
 
+    def alone_s(self, lane: K, num_images: int) -> float:
+        """The same for an idle device, as the mean forecast: it is kept half of the time."""
+        return self._scheduler.outlook.alone_s(lane, num_images)
+
     async def run(self) -> None:
         """Compute batches until cancelled. Jobs that still wait then get an error.
 

@@ -15,6 +15,7 @@ from prometheus_client import (
 )
 
 from service.telemetry import logs
+from service.telemetry.events import Result
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # a second series beside each one, that no panel reads
 
@@ -88,12 +89,14 @@ class Metrics:
         counter = partial(Counter, registry=registry)
         seconds = partial(Histogram, buckets=SECONDS, registry=registry)
         self.requests = counter(
-            "rapid_requests_total", "Requests answered, by HTTP status.", (*BY_TIER, "code")
+            "rapid_requests_total",
+            "Requests that are over, by HTTP status and by what became of them.",
+            (*BY_TIER, "code", "result"),
         )
         self.request_seconds = seconds(
             "rapid_request_duration_seconds",
             "From the arrival of a request to its answer.",
-            BY_TIER,
+            (*BY_TIER, "result"),
         )
         self.decode_seconds = seconds(
             "rapid_decode_duration_seconds",
@@ -189,10 +192,10 @@ class Metrics:
             ("version", "torch", "timm", "device", "backend", "precision"),
         )
 
-    def expect_requests(self, model: str, tier: str, codes: Iterable[int]) -> None:
+    def expect_requests(self, model: str, tier: str, endings: Iterable[tuple[int, Result]]) -> None:
         """Start counters at zero: one that appears with its first event hides it from rate()."""
-        for code in codes:
-            self.requests.labels(model, tier, str(code))
+        for code, result in endings:
+            self.requests.labels(model, tier, str(code), result)
 
     def render(self) -> bytes:
         """Everything in Prometheus' text format."""
