@@ -28,4 +28,5 @@ def serve(flags: Mapping[str, str]) -> int:
     logs.configure(settings.log_level)
     keep_freed_memory()
     runtime = Runtime(settings)
+    logs.take_over_stderr()
     return server.run(create_app(settings, runtime), runtime)

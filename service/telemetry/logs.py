@@ -86,24 +86,33 @@ class Repeats:
 
 
 def configure(level: str) -> None:
-    """Log everything of this level and above to standard error, which may block or be closed.
-
-    From now on also `sys.stderr` is a queue, for what libraries and the interpreter write to it.
-    """
-    fd = None if sys.__stderr__ is None else sys.__stderr__.fileno()
-    handler = QueueHandler(fd)
-    logging.basicConfig(level=level.upper(), handlers=[handler])
+    """Log everything of this level and above to standard error, which may block or be closed."""
+    logging.basicConfig(level=level.upper(), handlers=[QueueHandler(_stderr())])
     warnings.showwarning = _log_warning
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
     _take_over_handlers()
-    sys.stderr = QueuedText(handler.lines, fd)
+
+
+def take_over_stderr() -> None:
+    """Let `sys.stderr` be a queue, too, for what libraries and the interpreter write to it.
+
+    Call it once the service can start: a command that fails writes its error itself.
+    """
+    for one in logging.getLogger().handlers:
+        if isinstance(one, QueueHandler):
+            sys.stderr = QueuedText(one.lines, _stderr())
 
 
 def num_dropped() -> int:
     """Lines of this process that could not be written, and never will be."""
     handlers = logging.getLogger().handlers
     return sum(one.lines.num_dropped for one in handlers if isinstance(one, QueueHandler))
+
+
+def _stderr() -> int | None:
+    """The descriptor of standard error; None: it is closed."""
+    return None if sys.__stderr__ is None else sys.__stderr__.fileno()
 
 
 def _formatter() -> logging.Formatter:

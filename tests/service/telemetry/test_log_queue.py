@@ -163,6 +163,7 @@ def configured(monkeypatch: pytest.MonkeyPatch, file: IO[bytes]) -> Iterator[log
     root.handlers.clear()
     try:
         logs.configure("info")
+        logs.take_over_stderr()
         (handler,) = root.handlers
         assert isinstance(handler, logs.QueueHandler)
         yield handler

@@ -6,7 +6,6 @@ import json
 import logging
 import re
 import socket
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -118,7 +117,6 @@ def test_what_ends_the_process_is_an_event_too(tmp_path: Path) -> None:
 def test_libraries_that_print_what_they_parse_stay_quiet(
     monkeypatch: pytest.MonkeyPatch, level: str
 ) -> None:
-    monkeypatch.setattr(sys, "stderr", sys.stderr)  # put back in the end
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     loggers = [logging.getLogger(), *map(logging.getLogger, logs.TALKATIVE)]
     before = [(logger.level, logger.handlers[:]) for logger in loggers]
