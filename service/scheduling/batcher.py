@@ -12,9 +12,9 @@ from typing import Any, Generic, TypeVar
 
 from service.errors import DeviceStuckError
 from service.scheduling.lanes import Answer, Job
-from service.scheduling.pauses import Pauses
 from service.scheduling.scheduler import Scheduler
 from service.scheduling.stream import Finished, Forward, Stream, fail, shutting_down
+from service.scheduling.watchdog import Watchdog
 
 K = TypeVar("K")
 
@@ -40,7 +40,7 @@ class Batcher(Generic[K]):
         """
         self._scheduler = scheduler
         self._clock = clock
-        self._pauses = Pauses(clock)
+        self._watchdog = Watchdog(scheduler.running, clock)
         self._work = asyncio.Event()
         self._streams = [
             Stream(forward, scheduler, on_batch, clock, self._work)
@@ -123,14 +123,8 @@ class Batcher(Generic[K]):
 
     @property
     def running_s(self) -> float:
-        """Seconds for which the oldest batch has been running; 0.0 if there is none.
-
-        Time for which the whole process was stopped does not count, if `watch` runs.
-        """
-        running = self._scheduler.running
-        if running.oldest is None:
-            return 0.0
-        return running.longest_s(self._clock()) - self._pauses.since(running.oldest.started)
+        """Seconds for which the oldest batch has been running, without pauses; 0.0: none runs."""
+        return self._watchdog.running_s
 
     @property
     def backlog_s(self) -> float:
@@ -166,14 +160,10 @@ class Batcher(Generic[K]):
         Raises:
             DeviceStuckError: one did. All jobs got an error, and no new job is accepted.
         """
-        while True:
-            await self._pauses.sleep(max_batch_s / 10)
-            oldest = self._scheduler.running.oldest
-            if oldest is not None and self.running_s > max_batch_s:
-                self._close()
-                raise DeviceStuckError(
-                    f"a batch of {len(oldest.jobs)} images has not ended within {max_batch_s:g} s"
-                )
+        try:
+            await self._watchdog.watch(max_batch_s)
+        finally:
+            self._close()
 
     def _close(self) -> None:
         """Refuse new jobs, and give an error to all that wait."""
