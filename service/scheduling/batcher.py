@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from service.errors import DeviceStuckError
 from service.scheduling.lanes import Answer, Job
 from service.scheduling.scheduler import Scheduler
 from service.scheduling.stream import Finished, Forward, Stream, fail, shutting_down
