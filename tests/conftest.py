@@ -96,8 +96,8 @@ def normalizing(monkeypatch: pytest.MonkeyPatch) -> None:
 class Server:
     """The real server, as a process of its own."""
 
-    def __init__(self, **environment: str) -> None:
-        """Start it on a free port of this machine."""
+    def __init__(self, *, stderr: int = subprocess.STDOUT, **environment: str) -> None:
+        """Start it on a free port of this machine; `stderr` is a descriptor for its log."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -110,7 +110,7 @@ class Server:
             [sys.executable, "-m", "service"],
             env={**clean, **ours, **environment},
             stdout=self._output,
-            stderr=subprocess.STDOUT,
+            stderr=stderr,
         )
 
     def wait(self) -> tuple[int, str]:

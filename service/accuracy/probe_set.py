@@ -13,6 +13,8 @@ from service.tiers import Tier
 
 LABELS = "labels.csv"
 BASELINE = "baseline.json"
+LONGEST_INDEX = 9
+"""digits; Python refuses to read numbers of thousands"""
 
 
 class BaselineTier(BaseModel):
@@ -61,7 +63,7 @@ def read(folder: Path, labels: Sequence[str], *, max_pictures: int) -> ProbeSet:
     Raises:
         ModelLoadError: there are no pictures, or the labels do not fit the model.
     """
-    path = folder / LABELS
+    path = _inside(folder, LABELS, str(folder))
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
@@ -72,23 +74,50 @@ def read(folder: Path, labels: Sequence[str], *, max_pictures: int) -> ProbeSet:
     indices = {label: index for index, label in enumerate(labels)}
     pictures = [_picture(path, number, row, indices) for number, row in enumerate(rows, start=2)]
     step = math.ceil(len(pictures) / max_pictures)
-    return ProbeSet(tuple(pictures[::step]), _baseline(folder / BASELINE))
+    return ProbeSet(tuple(pictures[::step]), _baseline(_inside(folder, BASELINE, str(folder))))
 
 
 def _picture(path: Path, line: int, row: dict[str, str | None], indices: dict[str, int]) -> Picture:
     file, index, label = row.get("file"), row.get("index"), row.get("label")
-    if not file or not (path.parent / file).is_file():
-        raise ModelLoadError(f"{path}, line {line}: there is no picture {file!r}")
+    place = f"{path}, line {line}"
+    if not file:
+        raise ModelLoadError(f"{place}: there is no picture {file!r}")
+    picture = _inside(path.parent, file, place)
+    if not picture.is_file():
+        raise ModelLoadError(f"{place}: there is no picture {file!r}")
     if not index:
         if label not in indices:
-            raise ModelLoadError(f"{path}, line {line}: the model has no label {label!r}")
-        return Picture(path.parent / file, indices[label])
-    if not index.isdecimal() or int(index) >= len(indices):
+            raise ModelLoadError(f"{place}: the model has no label {label!r}")
+        return Picture(picture, indices[label])
+    if not index.isdecimal() or len(index) > LONGEST_INDEX or int(index) >= len(indices):
         raise ModelLoadError(
-            f"{path}, line {line}: index {index!r} is out of range; allowed for this model: "
+            f"{place}: index {index[:20]!r} is out of range; allowed for this model: "
             f"0 ... {len(indices) - 1}"
         )
-    return Picture(path.parent / file, int(index))
+    return Picture(picture, int(index))
+
+
+def _inside(folder: Path, file: str, place: str) -> Path:
+    """The path of a file in a folder, whether it exists or not.
+
+    Whoever wrote the table could otherwise have the service read any file of its machine.
+
+    Args:
+        folder: that the file has to be in.
+        file: its name there.
+        place: where the name was found, for the error.
+
+    Raises:
+        ModelLoadError: the name is absolute or goes upwards, or a link leads out of the folder.
+    """
+    path = folder / file
+    leads_out = Path(file).is_absolute() or ".." in Path(file).parts
+    if leads_out or (path.is_file() and not path.resolve().is_relative_to(folder.resolve())):
+        raise ModelLoadError(
+            f"{place}: {file!r} leads out of the folder; copy the file into it, and name it by its "
+            "path from there"
+        )
+    return path
 
 
 def _baseline(path: Path) -> ProbeBaseline | None:

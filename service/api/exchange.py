@@ -14,16 +14,13 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from service.api import receiving
-from service.api.problems import problem_response, unexpected_response
-from service.errors import NotReadyError, ServiceError, SlowClientError
+from service.api.problems import STATUS, problem_response, unexpected_response
+from service.errors import NotReadyError, ServiceError, SlowClientError, UnauthorizedError
 from service.runtime.runtime import Runtime
-from service.telemetry.events import Call
+from service.telemetry.events import CLIENT_GONE, Call
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
-
-CLIENT_GONE = 499
-"""status in the metrics for a request whose client left; no client ever gets it"""
 
 Work = Callable[[Call, bytes], Coroutine[Any, Any, Response]]
 """(call, body of the request) -> answer"""
@@ -36,13 +33,19 @@ def presented_key(request: Request) -> str | None:
 
 
 async def authorize(runtime: Runtime, request: Request) -> None:
-    """Check that a client may see what is served.
+    """Check that a client may see what is served. A wrong key is counted and logged.
 
     Raises:
         UnauthorizedError: a key is needed, and this one is missing or unknown.
         NotReadyError: the service is loading or shutting down.
     """
-    runtime.entrance.api_keys.identify(presented_key(request))
+    try:
+        runtime.entrance.api_keys.identify(presented_key(request))
+    except UnauthorizedError as exc:
+        call = Call(request.state.request_id, monotonic(), code=exc.code)
+        runtime.record.refused(exc)
+        runtime.record.reading_refused(call, request.scope["route"].path, STATUS[type(exc)])
+        raise
     runtime.lifecycle.require_serving()
 
 

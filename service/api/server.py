@@ -15,7 +15,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from service.api.slow_clients import limited_protocol
-from service.errors import SettingsError
+from service.errors import InvalidRequestError, SettingsError
 from service.runtime.lifecycle import Phase
 
 if TYPE_CHECKING:  # at run time this would import PyTorch before the port is checked
@@ -79,7 +79,10 @@ def run(app: ASGIApp, runtime: "Runtime") -> int:
         app,
         host=settings.host,
         port=settings.port,
-        http=limited_protocol(settings.receive_timeout_s + RECEIVE_GRACE_S),
+        http=limited_protocol(
+            settings.receive_timeout_s + RECEIVE_GRACE_S,
+            lambda message: runtime.record.refused(InvalidRequestError(message)),
+        ),
         log_config=None,
         access_log=False,
         ws="none",

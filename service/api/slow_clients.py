@@ -6,6 +6,7 @@ to upgrade to another protocol, it takes the body for the next request.
 """
 
 import asyncio
+from collections.abc import Callable
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -20,6 +21,8 @@ class LimitedProtocol(HttpToolsProtocol):
     """Closes the connection of a request that has not arrived whole within `max_receive_s`."""
 
     max_receive_s: float
+    on_refused: Callable[[str], None]
+    """called with the reason for which a request is refused that is no HTTP"""
     _timer: asyncio.TimerHandle | None = None
     _num_silent_bytes = 0
     """bytes since the last head, piece of a body or end of a request"""
@@ -105,6 +108,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """Close the connection, because it is unknown where its next request begins."""
         self._is_refused = True
         self.logger.warning(message)
+        self.on_refused(message)
         if self._is_answering:
             self.cycle.keep_alive = False  # uvicorn closes the connection after that answer
         elif self.cycle is not None and self.cycle.more_body and self.cycle.response_started:
@@ -134,6 +138,9 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.close()
 
 
-def limited_protocol(max_receive_s: float) -> type[LimitedProtocol]:
-    """The protocol class with this limit in seconds."""
-    return type("Limited", (LimitedProtocol,), {"max_receive_s": max_receive_s})
+def limited_protocol(
+    max_receive_s: float, on_refused: Callable[[str], None] = lambda _: None
+) -> type[LimitedProtocol]:
+    """The protocol class with this limit in seconds, and whom to tell what it refuses."""
+    members = {"max_receive_s": max_receive_s, "on_refused": staticmethod(on_refused)}
+    return type("Limited", (LimitedProtocol,), members)

@@ -15,7 +15,12 @@ from torch import Tensor
 from service.backends import cores, pixels
 from service.backends.contract import Prepared, Variant, eagerly
 from service.backends.placement import Placement
-from service.errors import DeviceStuckError, OutOfDeviceMemoryError, SettingsError
+from service.errors import (
+    DeviceStuckError,
+    InferenceError,
+    OutOfDeviceMemoryError,
+    SettingsError,
+)
 
 T = TypeVar("T")
 MemoryKind = Literal["used", "total"]
@@ -99,7 +104,8 @@ class Engine:
     ) -> dict[int, float]:
         """Run a variant once, so that no client waits for the work that only a first run needs.
 
-        One image gets the whole device. Several images get the threads of one stream.
+        One image gets the whole device. Several images get the threads of one stream. The images
+        are noise: large and small values come up in it, as they do in pictures.
 
         Returns:
             Seconds that the whole device would need, by batch size; only sizes that fit into its
@@ -107,16 +113,16 @@ class Engine:
 
         Raises:
             OutOfDeviceMemoryError: not even one image fits.
+            InferenceError: the variant gives logits that are not finite.
         """
-        as_decoded = torch.float32 if variant.normalization is None else torch.uint8
-        image = torch.zeros(*input_size, dtype=as_decoded)
-        await self.forward(variant, [image])
+        image = _noise(input_size, as_bytes=variant.normalization is not None)
+        _require_finite(await self.forward(variant, [image]))
         seconds = {}
         for size in batch_sizes:
             threads = self.num_threads if size == 1 else self.num_threads // self.num_streams
             started = monotonic()
             try:
-                await self.forward(variant, [image] * size, threads)
+                _require_finite(await self.forward(variant, [image] * size, threads))
             except OutOfDeviceMemoryError:
                 logger.warning("out of device memory", extra={"batch_size": size})
                 continue
@@ -160,6 +166,26 @@ class Engine:
         # After the `except` block: the error, whose frames hold tensors, is gone now.
         torch.cuda.empty_cache()
         raise OutOfDeviceMemoryError(message)
+
+
+def _noise(input_size: Sequence[int], *, as_bytes: bool) -> Tensor:
+    """A picture (3, H, W) of noise, always the same: uint8 or normalised float32."""
+    generator = torch.Generator().manual_seed(0)
+    if as_bytes:
+        return torch.randint(256, tuple(input_size), dtype=torch.uint8, generator=generator)
+    return torch.randn(*input_size, generator=generator)
+
+
+def _require_finite(logits: Sequence[Tensor]) -> None:
+    """Check logits (K,) of each image.
+
+    Raises:
+        InferenceError: some are NaN or infinite.
+    """
+    for values in logits:
+        if not values.isfinite().all():
+            kind = "NaN" if values.isnan().any() else "infinite logits"
+            raise InferenceError(f"the model gives {kind}")
 
 
 def _first_line(exc: Exception) -> str:

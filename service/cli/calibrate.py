@@ -6,7 +6,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from service.cli import options, terminal
+from service.cli import options, temporary, terminal
 from service.cli.options import Device
 
 Model = Annotated[
@@ -36,6 +36,7 @@ def calibrate(
       rapid calibrate ./models/mine --images ./pictures
       rapid calibrate deit_small_patch16_224 --images ./pictures --out tiers.json
     """
+    temporary.check()
     from service.cli.calibrate_search import Search, Watch, find_tiers
 
     watch = Watch(partial(terminal.track, description="pictures"), terminal.counting)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from typer import Option
 
 from service.backends.options import Backend, Precision
-from service.cli import options, terminal
+from service.cli import options, temporary, terminal
 from service.cli.options import Device
 from service.images.options import Resize
 from service.settings import Settings
@@ -80,6 +80,7 @@ def probe(
       rapid probe --tiers exact,fast --max-images 100
       rapid probe --model ./models/mine --data ./labelled --png accuracy.png
     """
+    temporary.check()
     from service.cli import probe_rows
     from service.cli.probe_measure import Wanted, measure_tiers
 

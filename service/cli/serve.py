@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from service.cli import temporary
 from service.settings import Settings
 
 
@@ -15,6 +16,7 @@ def serve(flags: Mapping[str, str]) -> int:
       rapid serve --models everyday-vit-s14,mine=./models/mine
     """
     settings = Settings.read(flags)
+    temporary.check()
     from service.api import cross_origin, server
 
     cross_origin.check(settings.cors_origins)
@@ -27,4 +29,5 @@ def serve(flags: Mapping[str, str]) -> int:
     logs.configure(settings.log_level)
     keep_freed_memory()
     runtime = Runtime(settings)
+    logs.take_over_stderr()
     return server.run(create_app(settings, runtime), runtime)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from service.backends.placement import Placement
 from service.errors import ModelLoadError, ModelNotFoundError
 from service.images.options import Resize
-from service.models import timm_models
+from service.models import labels, timm_models
 from service.models.served import ServedModel
 
 MODEL_NAME = re.compile(r"[\w.:@+-]+", re.ASCII)
@@ -63,7 +63,10 @@ def name_and_spec(setting: str) -> tuple[str, str]:
                 f"{name!r} cannot be a model's name; allowed are letters, digits and . _ - + @ :"
             )
         return name, spec
-    return setting.rstrip("/").rpartition("/")[-1], setting
+    name = setting.rstrip("/").rpartition("/")[-1]
+    if not labels.is_one_line(name):
+        raise ModelLoadError(f"{name!a} cannot be a model's name; give it another: `name=folder`")
+    return name, setting
 
 
 def load(setting: str, placement: Placement, resize: Resize = "pillow") -> ServedModel:

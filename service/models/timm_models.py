@@ -11,6 +11,7 @@ from torch import Tensor
 from service.backends.pixels import Normalization
 from service.errors import ModelLoadError
 from service.images.shrink import Shrink
+from service.models import labels
 from service.models.tiers_file import CalibrationFile
 
 
@@ -87,7 +88,8 @@ def load(spec: str) -> LoadedModel:
             format, or a timm name such as `deit_small_patch16_224.fb_in1k`, which is downloaded.
 
     Raises:
-        ModelLoadError: the model is not found, not reachable, or not a classifier.
+        ModelLoadError: the model is not found, not reachable, or not a classifier, or a label of
+            its classes is not one line of text.
     """
     try:
         module = timm.create_model(_source(spec), pretrained=True).eval()
@@ -233,7 +235,11 @@ def _source(spec: str) -> str:
 
 
 def _labels(module: Any) -> tuple[str, ...]:
-    """One readable label per class, from the model's own configuration or from ImageNet."""
+    """One readable label per class, from the model's own configuration or from ImageNet.
+
+    Raises:
+        ModelLoadError: one of them is not one line of text.
+    """
     config = module.pretrained_cfg
     names: Sequence[str] | None = config.get("label_names")
     descriptions = config.get("label_descriptions")
@@ -244,4 +250,4 @@ def _labels(module: Any) -> tuple[str, ...]:
         names = ImageNetInfo(subset).label_descriptions()
     if not names or len(names) != module.num_classes:
         names = [f"class {index}" for index in range(module.num_classes)]
-    return tuple(names)
+    return labels.check(names)

@@ -9,7 +9,12 @@ from torch import Tensor
 
 from service.accuracy.shadow import Sample, Shadow
 from service.backends.contract import Variant
-from service.errors import DeadlineExceededError, InferenceError, InvalidParameterError
+from service.errors import (
+    DeadlineExceededError,
+    InferenceError,
+    InvalidParameterError,
+    ServiceError,
+)
 from service.images.pool import DecodePool
 from service.models.catalog import Models
 from service.models.served import ServedModel
@@ -83,6 +88,7 @@ class Pipeline:
             ModelNotFoundError: no such model.
             InvalidParameterError: a choice is not possible with this model.
             OverloadedError: the work before it takes so long that the deadline would pass.
+            DeadlineExceededError: the service is busy, and idle it would be too slow as well.
         """
         model = self.models.find(wanted.model)
         call.model, call.num_images = model.name, len(pictures)
@@ -108,13 +114,28 @@ class Pipeline:
         )
         call.tier = chosen.reduction.tier or CUSTOM_TIER
         promised_s = PROMISED_SHARE * (deadline - call.arrival)
+        if wanted.deadline_ms is not None:
+            alone_s = self._alone_s(variants[chosen.reduction], sizes, len(pictures))
+            call.is_too_tight = monotonic() - call.arrival + alone_s > promised_s
         if chosen.expected_s > promised_s and self.batcher.is_busy:
-            raise self.admission.refusal(
-                f"an answer is expected after {1000 * chosen.expected_s:.0f} ms, too late for a "
-                f"deadline of {1000 * (deadline - call.arrival):g} ms"
-            )
+            raise self._refusal(call, chosen.expected_s)
         call.reason = chosen.reason
         return Plan(model, variants[chosen.reduction], chosen, top_k, due, deadline)
+
+    def _alone_s(self, variant: Variant, sizes: Sequence[int], num_images: int) -> float:
+        """Seconds, by forecast, for images that an idle service decodes and computes."""
+        decode_s = self.pool.decodings.alone_s(sizes, variant.model)
+        return decode_s + self.batcher.alone_s(variant, num_images)
+
+    def _refusal(self, call: Call, expected_s: float) -> ServiceError:
+        """The error for a request that would be late. A retry helps only if it is not too tight."""
+        assert call.deadline_ms is not None
+        if call.is_too_tight:
+            return _too_late(call.deadline_ms)
+        return self.admission.refusal(
+            f"an answer is expected after {1000 * expected_s:.0f} ms, too late for a "
+            f"deadline of {call.deadline_ms:g} ms"
+        )
 
     async def _classify_one(self, picture: Picture, plan: Plan, call: Call) -> Outcome:
         """Classify one picture that has been admitted."""
@@ -130,10 +151,7 @@ class Pipeline:
                     on_start=call.started,
                 )
         except TimeoutError as exc:
-            raise DeadlineExceededError(
-                f"not answered within {1000 * (plan.deadline - call.arrival):g} ms; allow more "
-                "time with deadline_ms (under /v2: timeout), or choose a faster tier"
-            ) from exc
+            raise _too_late(1000 * (plan.deadline - call.arrival)) from exc
         outcome = Outcome(plan, answer, decode_s, monotonic() - call.arrival)
         if not outcome.logits.isfinite().all():
             raise InferenceError("the model gave logits that are not finite")
@@ -146,6 +164,13 @@ class Pipeline:
         if isinstance(picture, Tensor):
             return picture, 0.0
         return await self.pool.decode(picture, model.input_spec, model.name)
+
+
+def _too_late(deadline_ms: float) -> DeadlineExceededError:
+    return DeadlineExceededError(
+        f"not answered within {deadline_ms:g} ms; allow more time with deadline_ms (under /v2: "
+        "timeout), or choose a faster tier"
+    )
 
 
 def _due(wanted: Wanted, arrival: float, deadline: float) -> float:

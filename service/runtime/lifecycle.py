@@ -24,6 +24,7 @@ class Lifecycle:
     def __init__(self) -> None:
         self._phase = Phase.LOADING
         self._has_loaded = asyncio.Event()
+        self._reason = ""
         self.is_stopping = False
         """whether clients should take their next request elsewhere"""
 
@@ -58,8 +59,13 @@ class Lifecycle:
         if self.phase is not Phase.FAILED:
             self._move(Phase.DRAINING)
 
-    def fail(self) -> None:
-        """The service cannot answer any more and has to be restarted."""
+    def fail(self, reason: str = "the device loop has failed") -> None:
+        """The service cannot answer any more and has to be restarted.
+
+        Args:
+            reason: what clients may know of it.
+        """
+        self._reason = reason
         self._move(Phase.FAILED)
 
     def require_alive(self) -> None:
@@ -69,7 +75,7 @@ class Lifecycle:
             NotReadyError: the process should be restarted.
         """
         if self.phase is Phase.FAILED:
-            raise NotReadyError("the device loop has failed; restart the process")
+            raise NotReadyError(f"{self._reason}; restart the process")
 
     def require_ready(self) -> None:
         """Check that the service is ready for new traffic.
@@ -77,6 +83,7 @@ class Lifecycle:
         Raises:
             NotReadyError: the traffic should go to another replica.
         """
+        self.require_alive()
         if self.phase is not Phase.READY:
             raise NotReadyError(f"the service is {self.phase.value}; try again later")
 

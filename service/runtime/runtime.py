@@ -166,7 +166,12 @@ class Runtime:
         """Mark the replica as failed if one of its tasks has ended with an error."""
         if task.cancelled() or (error := task.exception()) is None:
             return
-        self.lifecycle.fail()
-        # A model's error explains itself. Any other one is logged with its traceback.
-        place = None if isinstance(error, ModelLoadError) else error
+        # A model's error explains itself, to clients as well. Any other one is logged with its
+        # traceback.
+        is_of_model = isinstance(error, ModelLoadError)
+        if is_of_model:
+            self.lifecycle.fail(str(error))
+        else:
+            self.lifecycle.fail()
+        place = None if is_of_model else error
         logger.critical("the service cannot go on: %s", error, exc_info=place)

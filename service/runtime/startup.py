@@ -8,7 +8,8 @@ from service.accuracy import probe_set
 from service.accuracy.probe_set import ProbeSet
 from service.backends.contract import Variant
 from service.backends.engine import Engine
-from service.errors import ModelLoadError
+from service.backends.options import Precision
+from service.errors import InferenceError, ModelLoadError, OutOfDeviceMemoryError
 from service.models import catalog, timm_models
 from service.models.served import ServedModel
 from service.settings import Settings
@@ -33,10 +34,33 @@ async def load_models(
 
 
 async def _warm_up(model: ServedModel, settings: Settings, engine: Engine) -> WarmVariants:
+    """Run all tiers to warm up.
+
+    Raises:
+        ModelLoadError: one of them gives logits that are not finite.
+    """
     sizes = sorted({1, settings.max_batch_size})
-    variants = [model.at(tier) for tier in settings.warmup_tiers]
-    await engine.capture(variants, model.input_size, settings.max_batch_size)
-    return {variant: await engine.warm_up(variant, model.input_size, sizes) for variant in variants}
+    variants = {tier: model.at(tier) for tier in settings.warmup_tiers}
+    await engine.capture(list(variants.values()), model.input_size, settings.max_batch_size)
+    warm = {}
+    for tier, variant in variants.items():
+        try:
+            warm[variant] = await engine.warm_up(variant, model.input_size, sizes)
+        except OutOfDeviceMemoryError:
+            raise
+        except InferenceError as exc:
+            raise ModelLoadError(
+                f"cannot serve {model.name!r}: {exc} at tier {tier}, computed in "
+                f"{settings.precision}; {_advice(settings.precision)}"
+            ) from exc
+    return warm
+
+
+def _advice(precision: Precision) -> str:
+    """What to do about logits that are not finite."""
+    if precision == "float32":
+        return "its weights are damaged: compare model.safetensors with a copy that is good"
+    return "its values may be too large for that: try RAPID_PRECISION=bfloat16 or float32"
 
 
 def loaded(model: ServedModel) -> ModelLoaded:

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from service.errors import DeviceStuckError
 from service.scheduling.lanes import Answer, Job
 from service.scheduling.scheduler import Scheduler
 from service.scheduling.stream import Finished, Forward, Stream, fail, shutting_down
+from service.scheduling.watchdog import Watchdog
 
 K = TypeVar("K")
 
@@ -39,6 +39,7 @@ class Batcher(Generic[K]):
         """
         self._scheduler = scheduler
         self._clock = clock
+        self._watchdog = Watchdog(scheduler.running, clock)
         self._work = asyncio.Event()
         self._streams = [
             Stream(forward, scheduler, on_batch, clock, self._work)
@@ -121,8 +122,8 @@ class Batcher(Generic[K]):
 
     @property
     def running_s(self) -> float:
-        """Seconds for which the oldest batch has been running; 0.0 if there is none."""
-        return self._scheduler.running.longest_s(self._clock())
+        """Seconds for which the oldest batch has been running, without pauses; 0.0: none runs."""
+        return self._watchdog.running_s
 
     @property
     def backlog_s(self) -> float:
@@ -132,6 +133,10 @@ class Batcher(Generic[K]):
     def expected_wait_s(self, lane: K, num_images: int, due: float) -> float:
         """Seconds, by forecast, until images that came now are all answered."""
         return self._scheduler.outlook.wait_s(lane, num_images, due, self._clock())
+
+    def alone_s(self, lane: K, num_images: int) -> float:
+        """The same for an idle device, as the mean forecast: it is kept half of the time."""
+        return self._scheduler.outlook.alone_s(lane, num_images)
 
     async def run(self) -> None:
         """Compute batches until cancelled. Jobs that still wait then get an error.
@@ -154,14 +159,10 @@ class Batcher(Generic[K]):
         Raises:
             DeviceStuckError: one did. All jobs got an error, and no new job is accepted.
         """
-        while True:
-            await asyncio.sleep(max_batch_s / 10)
-            oldest = self._scheduler.running.oldest
-            if oldest is not None and self.running_s > max_batch_s:
-                self._close()
-                raise DeviceStuckError(
-                    f"a batch of {len(oldest.jobs)} images has not ended within {max_batch_s:g} s"
-                )
+        try:
+            await self._watchdog.watch(max_batch_s)
+        finally:
+            self._close()
 
     def _close(self) -> None:
         """Refuse new jobs, and give an error to all that wait."""

@@ -59,10 +59,16 @@ class Decodings:
 
     def expected_s(self, sizes: Sequence[int], model: str) -> float:
         """Seconds, by forecast, until pictures that come now are decoded; `sizes` in bytes."""
+        return self._expected_s(sizes, model, self._inside_s if self.num_inside else 0.0)
+
+    def alone_s(self, sizes: Sequence[int], model: str) -> float:
+        """The same, if no other picture was inside."""
+        return self._expected_s(sizes, model, 0.0)
+
+    def _expected_s(self, sizes: Sequence[int], model: str, inside_s: float) -> float:
         if not sizes:
             return 0.0
         each_s = [self._forecast.seconds(_DecodingLane(model), size) for size in sizes]
-        inside_s = self._inside_s if self.num_inside else 0.0
         return max(max(each_s), (inside_s + sum(each_s)) / self._num_threads)
 
     def _change(self, num_pictures: int, expected_s: float) -> None:

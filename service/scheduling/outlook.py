@@ -63,6 +63,10 @@ class Outlook(Generic[K]):
             seconds += self.num_coming * self._expected_s(lane, 1)
         return self._caution() * seconds
 
+    def alone_s(self, lane: K, num_images: int) -> float:
+        """Seconds, by forecast, for images that have the whole device; without caution."""
+        return self._lane_s(lane, num_images)
+
     def _without_caution_s(self, lane: K, num_images: int, due: float, now: float) -> float:
         taken = self._running.threads_taken
         ahead_s = self._ahead_s(lane, num_images, due, is_busy=bool(taken))

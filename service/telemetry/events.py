@@ -9,6 +9,14 @@ Phase = Literal["reading", "queued", "batch"]
 """The request is being received; its images are decoded or wait; an image is in a batch."""
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
+Result = Literal["answered", "refused", "failed", "left"]
+"""What became of a request: it was answered; it was refused for what it asked, or as there was too
+much; the service could not answer it; its client left."""
+RESULTS: tuple[Result, ...] = get_args(Result)
+
+CLIENT_GONE = 499
+"""status in the metrics for a request whose client left; no client ever gets it"""
+
 UNKNOWN = "unknown"
 """model or tier of a request that was refused before they were known"""
 CUSTOM_TIER = "custom"
@@ -33,6 +41,8 @@ class Call:
     """images without an answer"""
     deadline_ms: float | None = None
     """the client's deadline, or the service's own"""
+    is_too_tight: bool = False
+    """whether even an idle service would have been too slow for the client's own deadline"""
     code: str | None = None
     """code of the error that the client got"""
     reason: str | None = None

@@ -14,6 +14,9 @@ from prometheus_client import (
     generate_latest,
 )
 
+from service.telemetry import logs
+from service.telemetry.events import Result
+
 disable_created_metrics()  # type: ignore[no-untyped-call] # a second series beside each one, that no panel reads
 
 SECONDS = (
@@ -86,12 +89,14 @@ class Metrics:
         counter = partial(Counter, registry=registry)
         seconds = partial(Histogram, buckets=SECONDS, registry=registry)
         self.requests = counter(
-            "rapid_requests_total", "Requests answered, by HTTP status.", (*BY_TIER, "code")
+            "rapid_requests_total",
+            "Requests that are over, by HTTP status and by what became of them.",
+            (*BY_TIER, "code", "result"),
         )
         self.request_seconds = seconds(
             "rapid_request_duration_seconds",
             "From the arrival of a request to its answer.",
-            BY_TIER,
+            (*BY_TIER, "result"),
         )
         self.decode_seconds = seconds(
             "rapid_decode_duration_seconds",
@@ -175,17 +180,26 @@ class Metrics:
             "Memory of the device; of the CPU, what this process uses and what the machine has.",
             ("kind",),
         )
+        self.log_lines_dropped = Counter(
+            "rapid_log_lines_dropped_total",
+            "Lines of the process's log that nobody read in time, or that could not be written.",
+            registry=registry,
+        )
+        self._num_log_lines_dropped = 0
         self.build_info = gauge(
             "rapid_build_info",
             "Always 1; the labels say what is running.",
             ("version", "torch", "timm", "device", "backend", "precision"),
         )
 
-    def expect_requests(self, model: str, tier: str, codes: Iterable[int]) -> None:
+    def expect_requests(self, model: str, tier: str, endings: Iterable[tuple[int, Result]]) -> None:
         """Start counters at zero: one that appears with its first event hides it from rate()."""
-        for code in codes:
-            self.requests.labels(model, tier, str(code))
+        for code, result in endings:
+            self.requests.labels(model, tier, str(code), result)
 
     def render(self) -> bytes:
         """Everything in Prometheus' text format."""
+        num_dropped = logs.num_dropped()
+        self.log_lines_dropped.inc(num_dropped - self._num_log_lines_dropped)
+        self._num_log_lines_dropped = num_dropped
         return generate_latest(self._registry)

@@ -14,6 +14,7 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry
 
 from service.errors import ServiceError, all_errors
 from service.telemetry.events import (
+    CLIENT_GONE,
     CUSTOM_TIER,
     PHASES,
     UNKNOWN,
@@ -24,6 +25,7 @@ from service.telemetry.events import (
     ImageDone,
     ModelLoaded,
     ProbeDone,
+    Result,
     TierMeasured,
 )
 from service.telemetry.metrics import AccuracyMetrics, Metrics
@@ -91,7 +93,7 @@ class Record:
         self._metrics = Metrics(CollectorRegistry())
         self.accuracy = AccuracyRecord(self._metrics.accuracy)
         self._statistics: defaultdict[str, ModelStatistics] = defaultdict(ModelStatistics)
-        self._statuses: tuple[int, ...] = ()
+        self._endings: tuple[tuple[int, Result], ...] = ()
         for phase in PHASES:
             self._metrics.cancelled.labels(phase)
         for error in all_errors():
@@ -111,8 +113,12 @@ class Record:
 
     def expect_statuses(self, statuses: Iterable[int]) -> None:
         """An API may answer with these HTTP statuses, besides 200."""
-        self._statuses = tuple(statuses)
-        self._metrics.expect_requests(UNKNOWN, UNKNOWN, self._statuses)
+        self._endings = tuple(
+            (status, result)
+            for status in statuses
+            for result in sorted({_result(status, too_tight) for too_tight in (False, True)})
+        )
+        self._metrics.expect_requests(UNKNOWN, UNKNOWN, self._endings)
 
     def watch(self, gauges: Gauges) -> None:
         """Call these functions at every scrape."""
@@ -128,7 +134,7 @@ class Record:
         """A model is ready for requests."""
         self._metrics.model_ready.labels(model.name).set(1)
         for tier in (*TIERS, CUSTOM_TIER):
-            self._metrics.expect_requests(model.name, tier, (200, *self._statuses))
+            self._metrics.expect_requests(model.name, tier, ((200, "answered"), *self._endings))
         about = model._asdict()
         logger.info("model ready", extra={"model": about.pop("name"), **about})
 
@@ -149,16 +155,25 @@ class Record:
         total_s = monotonic() - call.arrival
         call.took(total=total_s)
         labels = (call.model, call.tier)
-        self._metrics.requests.labels(*labels, str(status)).inc()
+        result = _result(status, call.is_too_tight)
+        self._metrics.requests.labels(*labels, str(status), result).inc()
         if call.reason is not None:
             self._metrics.choices.labels(*labels, call.reason).inc()
-        self._metrics.request_seconds.labels(*labels).observe(total_s)
+        self._metrics.request_seconds.labels(*labels, result).observe(total_s)
+        self._log(call, path, status, result)
+
+    def reading_refused(self, call: Call, path: str, status: int) -> None:
+        """A request that asks for no work was refused, as its client may see nothing."""
+        self._log(call, path, status, "refused")
+
+    def _log(self, call: Call, path: str, status: int, result: Result) -> None:
         logger.log(
-            logging.WARNING if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO,
+            logging.WARNING if result == "failed" else logging.INFO,
             "request",
             extra={
                 "path": path,
                 "status": status,
+                "result": result,
                 "code": call.code,
                 "phase": call.phase,
                 "model": call.model,
@@ -208,3 +223,14 @@ class Record:
     def render(self) -> bytes:
         """All metrics in Prometheus' text format, see `MEDIA_TYPE`."""
         return self._metrics.render()
+
+
+def _result(status: int, is_too_tight: bool) -> Result:
+    """What became of a request with this HTTP status, see `Call.is_too_tight`."""
+    if status == CLIENT_GONE:
+        return "left"
+    if status < HTTPStatus.BAD_REQUEST:
+        return "answered"
+    is_own_fault = status < HTTPStatus.INTERNAL_SERVER_ERROR
+    is_hopeless = status == HTTPStatus.GATEWAY_TIMEOUT and is_too_tight
+    return "refused" if is_own_fault or is_hopeless else "failed"

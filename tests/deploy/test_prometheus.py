@@ -95,6 +95,22 @@ def test_the_runbook_has_an_entry(name: str) -> None:
     assert ALERTS[name]["labels"]["severity"] in entry
 
 
+@pytest.mark.parametrize("name", ["", *ALERTS])
+def test_the_runbook_reads_the_log_of_kubernetes_and_of_compose(name: str) -> None:
+    """Both commands ask for the same lines of the same time; without a name: at the beginning."""
+    rest = RUNBOOK.partition(f"\n## {name}\n")[2] if name else RUNBOOK
+    entry = rest.partition("\n## ")[0]
+    asked = {}
+    for start in ("kubectl logs ", "docker compose -f docker/compose.yml logs "):
+        (command,) = re.findall(rf"^{start}(.*)$", entry, re.MULTILINE)
+        arguments, _, filters = command.partition(" | ")
+        asked[start] = re.findall(r"--since=\S+", arguments), filters
+        assert "rapid" in arguments
+    first, second = asked.values()
+    assert first == second
+    assert all(first)
+
+
 def test_the_runbook_has_no_entry_of_an_alert_that_is_gone() -> None:
     assert re.findall(r"^## (\w+)$", RUNBOOK, re.MULTILINE) == list(ALERTS)
 

@@ -88,6 +88,16 @@ PROCESS = (
         unit="percentunit",
         queries={"{{instance}}": f"process_open_fds{{{SERVICE}}} / process_max_fds{{{SERVICE}}}"},
         description="Share of what the process may have open. At 100 % it accepts nobody.",
+        width=12,
+    ),
+    Panel(
+        kind="lines",
+        title="Log lines dropped",
+        unit="ops",
+        queries={"{{instance}}": rate("rapid_log_lines_dropped_total", REPLICA, "instance")},
+        description="Nobody reads the service's standard error, or its disk is full. Requests are "
+        "answered all the same; the log has a line with the number where lines are missing.",
+        width=12,
     ),
     Panel(
         kind="table",
@@ -95,7 +105,7 @@ PROCESS = (
         unit="short",
         queries={"": f"rapid_build_info{{{REPLICA}}}"},
         description="What each replica runs. Two versions for long: an update that stopped.",
-        width=16,
+        width=24,
     ),
 )
 

@@ -1,7 +1,16 @@
 """Where the time of a request goes."""
 
 from deploy.grafana.generate.parts import Board, Panel
-from deploy.grafana.generate.queries import MODEL, TIER, buckets, mean, quantile, rate, share
+from deploy.grafana.generate.queries import (
+    MODEL,
+    OF_ANSWERS,
+    TIER,
+    buckets,
+    mean,
+    quantile,
+    rate,
+    share,
+)
 
 REQUEST = "rapid_request_duration_seconds"
 DECODE = "rapid_decode_duration_seconds"
@@ -31,7 +40,7 @@ STAGES = (
             "decode": quantile(0.99, DECODE, MODEL),
             "queue": quantile(0.99, QUEUE, TIER),
             "inference": quantile(0.99, INFERENCE, TIER),
-            "whole request": quantile(0.99, REQUEST, TIER),
+            "whole request": quantile(0.99, REQUEST, OF_ANSWERS),
         },
         description="Queue grows: too much traffic for the device. Inference grows: larger "
         "batches, more exact tiers or a slower device. Decode grows: large pictures, or too few "
@@ -46,16 +55,16 @@ BY_TIER = (
         kind="lines",
         title="Request, 50 % within",
         unit="s",
-        queries={"{{model}} {{tier}}": quantile(0.5, REQUEST, TIER, "model, tier")},
-        description="Half of the requests were answered within this time. `unknown` was refused "
-        "before its tier was known, and `custom` named r itself.",
+        queries={"{{model}} {{tier}}": quantile(0.5, REQUEST, OF_ANSWERS, "model, tier")},
+        description="Half of the answers came within this time. `custom` named r itself. Requests "
+        "that were refused or failed do not count.",
     ),
     Panel(
         kind="lines",
         title="Request, 99 % within",
         unit="s",
-        queries={"{{model}} {{tier}}": quantile(0.99, REQUEST, TIER, "model, tier")},
-        description="99 % of the requests were answered within this time. The alert watches all "
+        queries={"{{model}} {{tier}}": quantile(0.99, REQUEST, OF_ANSWERS, "model, tier")},
+        description="99 % of the answers came within this time. The alert watches all "
         "tiers of a model together.",
         alert="RapidLatencyP99",
     ),
@@ -74,8 +83,8 @@ DISTRIBUTION = (
         kind="heat",
         title="Requests by duration",
         unit="s",
-        queries={"{{le}}": buckets(REQUEST, TIER)},
-        description="The darker, the more requests took so long. Two bands are two kinds of "
+        queries={"{{le}}": buckets(REQUEST, OF_ANSWERS)},
+        description="The darker, the more answers took so long. Two bands are two kinds of "
         "requests: other tiers, other sizes, or a queue that comes and goes.",
         width=16,
     ),
@@ -85,8 +94,8 @@ DISTRIBUTION = (
         unit="percentunit",
         queries={
             "{{model}}": share(
-                rate(f"{REQUEST}_bucket", f'{TIER}, le="1.0"', "model"),
-                rate(f"{REQUEST}_count", TIER, "model"),
+                rate(f"{REQUEST}_bucket", f'{OF_ANSWERS}, le="1.0"', "model"),
+                rate(f"{REQUEST}_count", OF_ANSWERS, "model"),
             )
         },
         description="The objective is 99 %.",

@@ -1,11 +1,12 @@
 """The first look: is it up, is it fast, is it right?"""
 
 from deploy.grafana.generate.parts import Board, Panel
-from deploy.grafana.generate.queries import REPLICA, TIER, quantile, rate, share
+from deploy.grafana.generate.queries import OF_ANSWERS, REPLICA, TIER, quantile, rate, share
 
 REQUESTS = "rapid_requests_total"
 SECONDS = "rapid_request_duration_seconds"
-ERRORS = share(rate(REQUESTS, f'{TIER}, code=~"5.."'), rate(REQUESTS, f'{TIER}, code!="499"'))
+FAILED = rate(REQUESTS, f'{TIER}, code=~"5..", result!="refused"')
+ERRORS = share(FAILED, rate(REQUESTS, f'{TIER}, code!="499"'))
 REFUSED = rate("rapid_rejected_total", f'{REPLICA}, reason="overloaded"')
 ANSWERED = rate(REQUESTS, f'{REPLICA}, code="200"')
 
@@ -34,8 +35,9 @@ NOW = (
         title="Error ratio",
         unit="percentunit",
         queries={"errors": ERRORS},
-        description="Share of the requests answered with 500, 503 or 504. Requests whose client "
-        "left (499) do not count at all. Red where the alert would fire if it stayed so.",
+        description="Share of the requests answered with 500, 503 or 504, without those 504 whose "
+        "own deadline even an idle service could not keep. Requests whose client left (499) do not "
+        "count at all. Red where the alert would fire if it stayed so.",
         alert="RapidErrorRatio",
         width=5,
     ),
@@ -43,8 +45,9 @@ NOW = (
         kind="number",
         title="99 % answered within",
         unit="s",
-        queries={"p99": quantile(0.99, SECONDS, TIER)},
-        description="From the arrival of a request to its answer. Red above 1 s.",
+        queries={"p99": quantile(0.99, SECONDS, OF_ANSWERS)},
+        description="From the arrival of a request to its answer; what was refused or failed does "
+        "not count. Red above 1 s.",
         alert="RapidLatencyP99",
         width=5,
     ),
@@ -68,18 +71,18 @@ TRAFFIC = (
         unit="reqps",
         queries={"{{code}}": rate(REQUESTS, TIER, "code")},
         description="400 to 422: the client's mistake. 429: refused, there was too much. 499: the "
-        "client left. 500, 503, 504: our fault.",
+        "client left. 500, 503, 504: our fault, but for a deadline_ms that cannot be kept.",
     ),
     Panel(
         kind="lines",
         title="Latency",
         unit="s",
         queries={
-            "50 %": quantile(0.5, SECONDS, TIER),
-            "99 %": quantile(0.99, SECONDS, TIER),
+            "50 %": quantile(0.5, SECONDS, OF_ANSWERS),
+            "99 %": quantile(0.99, SECONDS, OF_ANSWERS),
         },
-        description="So many of the requests were answered within this time. Where it goes is on "
-        "the dashboard for latency.",
+        description="So many of the answers came within this time; what was refused or failed does "
+        "not count. Where the time goes is on the dashboard for latency.",
         alert="RapidLatencyP99",
     ),
     Panel(
@@ -87,7 +90,7 @@ TRAFFIC = (
         title="Errors and refused work",
         unit="percentunit",
         queries={"errors": ERRORS, "refused": share(REFUSED, f"({REFUSED} + {ANSWERED})")},
-        description="Errors: requests answered with 500, 503 or 504. Refused: work that got 429 "
+        description="Errors: as the number above. Refused: work that got 429 "
         "since there was too much; not split by model and tier. The line is the errors' limit; "
         "RapidShedding watches the refused work, from 5 %.",
         alert="RapidErrorRatio",

@@ -3,6 +3,7 @@
 REPLICA = 'instance=~"$instance"'
 MODEL = f'{REPLICA}, model=~"$model"'
 TIER = f'{MODEL}, tier=~"$tier"'
+OF_ANSWERS = f'{TIER}, result="answered"'
 """label matchers: which series the variables at the top of a dashboard choose"""
 
 

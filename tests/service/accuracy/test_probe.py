@@ -296,11 +296,45 @@ def test_of_too_many_pictures_evenly_spaced_ones_are_taken(
         ("file,index\nmissing.jpg,0\n", "no picture 'missing.jpg'"),
         ("name,index\na.jpg,0\n", "no picture None"),
         ("file\na.jpg\n", "no label None"),
+        (f"file,index\na.jpg,{'9' * 5000}\n", "out of range"),
+        ('file,label\na.jpg,"ca\nt"\n', r"no label 'ca\\nt'"),
+        ("file,index\n/etc/passwd,0\n", "line 2: '/etc/passwd' leads out of the folder"),
+        ("file,index\n../a.jpg,0\n", "leads out of the folder"),
+        ("file,index\nb/../../a.jpg,0\n", "leads out of the folder"),
+        ("file,index\na\0.jpg,0\n", "no picture"),
     ],
 )
 def test_a_list_that_cannot_be_used_says_why(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(ModelLoadError, match=says):
         probe_set.read(written(tmp_path, text), LABELS, max_pictures=9)
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "baseline.json", "a.jpg", "b/a.jpg"])
+def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    folder, outside = tmp_path / "probe", tmp_path / "outside"
+    (outside / "b").mkdir(parents=True)
+    table = "file,index\na.jpg,0\nb/a.jpg,0\n"
+    baseline = '{"architecture": "x", "num_pictures": 2, "tiers": {}}'
+    for file, text in {"labels.csv": table, "baseline.json": baseline, "b/a.jpg": ""}.items():
+        (outside / file).write_text(text)
+    (outside / "a.jpg").touch()
+    shutil.copytree(outside, folder)
+    (tmp_path / "link").symlink_to(folder)  # the folder itself may be one, as it is named by people
+    assert len(probe_set.read(tmp_path / "link", LABELS, max_pictures=9).pictures) == 2
+    (folder / name).unlink()
+    (folder / name).symlink_to(outside / name)
+    with pytest.raises(ModelLoadError, match=f"'{name}' leads out of the folder"):
+        probe_set.read(folder, LABELS, max_pictures=9)
+
+
+def test_links_inside_the_folder_are_followed(tmp_path: Path) -> None:
+    """As a volume of Kubernetes has them: each file is a link into a hidden folder."""
+    (tmp_path / "..2025").mkdir()
+    written(tmp_path / "..2025", "file,index\na.jpg,0\n")
+    (tmp_path / "..data").symlink_to("..2025")
+    for name in ("labels.csv", "a.jpg"):
+        (tmp_path / name).symlink_to(f"..data/{name}")
+    assert len(probe_set.read(tmp_path, LABELS, max_pictures=9).pictures) == 1
 
 
 def test_a_missing_list_or_a_broken_baseline_says_so(tmp_path: Path) -> None:

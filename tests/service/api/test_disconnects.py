@@ -1,6 +1,7 @@
 """A client that leaves is noticed in whatever phase it is, and costs nobody else an answer."""
 
 import contextlib
+import os
 import socket
 import struct
 import time
@@ -65,7 +66,7 @@ class HeldServer(Server):
         (folder / "sitecustomize.py").write_text(SITECUSTOMIZE)
         self._folder = folder
         super().__init__(
-            PYTHONPATH=str(folder),
+            PYTHONPATH=os.pathsep.join((str(folder), str(Path.cwd()))),
             RAPID_MODELS=str(model),
             RAPID_NUM_THREADS="1",
             RAPID_DRAIN_DELAY_S="0",

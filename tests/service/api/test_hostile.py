@@ -29,6 +29,7 @@ class App:
         """Remember nothing yet."""
         self.requests: list[tuple[str, bytes]] = []
         self.headers: list[list[bytes]] = []
+        self.refused: list[str] = []
         self.may_answer = asyncio.Event()
         self.may_answer.set()
 
@@ -60,7 +61,7 @@ async def connected(
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     config = uvicorn.Config(app, log_config=None, ws="none", timeout_keep_alive=KEEP_ALIVE_S)
     config.load()
-    protocol = limited_protocol(MAX_RECEIVE_S)
+    protocol = limited_protocol(MAX_RECEIVE_S, app.refused.append)
     loop, state = asyncio.get_running_loop(), ServerState()
     server = await loop.create_server(lambda: protocol(config, state, {}), "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
@@ -168,6 +169,7 @@ async def test_a_flood_is_cut_off(app: App, flood: bytes) -> None:
     assert statuses(received) == [b"400"]
     assert b"connection: close" in received
     assert b"More than 65536 bytes of head" in received
+    assert app.refused == ["More than 65536 bytes of head."]
     assert app.requests in ([], [("/", b"gone")])
 
 

@@ -184,6 +184,22 @@ def test_it_says_why_it_does_not_start(
     assert found == status
 
 
+@pytest.mark.parametrize("command", ["serve", "probe", "calibrate nowhere --images ."])
+def test_without_a_folder_for_temporary_files_it_says_so(tmp_path: Path, command: str) -> None:
+    """No file can be written, as on a root file system that is mounted for reading."""
+    done = subprocess.run(
+        ["bash", "-c", f'ulimit -f 0; exec "$0" -m service {command}', sys.executable],
+        env={**os.environ, "TMPDIR": str(tmp_path / "nowhere"), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: there is no folder for temporary files"), done.stderr
+    assert "TMPDIR" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_it_serves_with_the_settings_of_its_flags(tiny_model: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -12,7 +12,7 @@ import rapid_core
 from service import tiers
 from service.backends.placement import CPU, choose
 from service.errors import ModelLoadError, ModelNotFoundError
-from service.models import catalog, timm_models
+from service.models import catalog, labels, timm_models
 from service.models.catalog import Models
 from service.models.served import ServedModel
 from service.models.timm_models import timm
@@ -93,6 +93,32 @@ def test_a_model_without_names_for_its_classes_numbers_them(
     del config["label_names"]
     path.write_text(json.dumps(config))
     assert timm_models.load(str(tmp_path / "model")).labels[9] == "class 9"
+
+
+@pytest.mark.parametrize(
+    "label", ["two\nlines", "\x1b[31mred", "nul\0", "a\u2028b", "\udc80", "a\u202eb", 7, None]
+)
+def test_a_label_that_is_not_one_line_of_text_is_refused(
+    tmp_path: Path, tiny_model: Path, label: object
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text())
+    config["label_names"][3] = label
+    path.write_text(json.dumps(config))
+    with pytest.raises(ModelLoadError, match="label 3 of the model") as caught:
+        timm_models.load(str(tmp_path / "model"))
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("label", ["été", "犬", "سگ", "👩‍🚒", "a b", "a\u00a0b"])
+def test_a_label_may_be_in_any_language(label: str) -> None:
+    assert labels.check([label]) == (label,)
+
+
+def test_the_name_of_a_folder_is_one_line_too() -> None:
+    with pytest.raises(ModelLoadError, match="cannot be a model's name"):
+        catalog.name_and_spec("/models/a\nb")
 
 
 def test_a_folder_must_hold_safetensors(tmp_path: Path, tiny_model: Path) -> None:

@@ -120,8 +120,9 @@ def test_any_number_of_places_unless_they_are_limited() -> None:
 
 @pytest.mark.anyio
 async def test_work_needs_a_key_and_watching_does_not(
-    app_client: AppClient, tmp_path: Path, owl: bytes
+    app_client: AppClient, tmp_path: Path, owl: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     async with app_client(api_keys_file=str(written(tmp_path, FILE))) as client:
         refused = [await client.request(*route, content=owl) for route in WORK]
         refused += [await client.get(path) for path in READING]
@@ -131,6 +132,13 @@ async def test_work_needs_a_key_and_watching_does_not(
             assert response.json()["code"] == "unauthorized"
         for path in OPEN:
             assert (await client.get(path)).status_code == 200, path
+        counted = (await client.get("/metrics")).text
+        assert f'rapid_rejected_total{{reason="unauthorized"}} {len(refused)}.0' in counted
+        lines = [vars(record) for record in caplog.records if record.msg == "request"]
+        assert [(line["status"], line["code"]) for line in lines] == (
+            [(401, "unauthorized")] * len(refused)
+        )
+        assert {"/v1/models", "/v1/models/{name:path}"} < {line["path"] for line in lines}
         for path in READING:
             response = await client.get(path, headers={"x-api-key": BOB})
             assert response.status_code == 200, path

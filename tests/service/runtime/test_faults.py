@@ -3,6 +3,7 @@
 import asyncio
 import io
 import random
+import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -79,6 +80,27 @@ def test_a_stuck_device_ends_the_process_and_keeps_nobody_waiting(
     assert "the service cannot go on" in output
     assert alive == sorted(alive), alive
     assert set(alive) <= {200, 503}
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_a_process_that_was_stopped_goes_on(tiny_model: Path, tmp_path: Path, owl: bytes) -> None:
+    timeout_s = 2.0
+    server = HeldServer(tmp_path, tiny_model, RAPID_BATCH_TIMEOUT_S=str(timeout_s))
+    server.hold()
+    with ThreadPoolExecutor(1) as client:
+        answer = client.submit(server.post, owl)
+        eventually(lambda: server.batches == [1])
+        server.process.send_signal(signal.SIGSTOP)
+        time.sleep(2 * timeout_s)
+        server.release()
+        server.process.send_signal(signal.SIGCONT)
+        assert answer.result().status_code == 200
+    time.sleep(timeout_s / 5)  # the watcher looks twice in this time
+    assert httpx.get(f"{server.url}/readyz").status_code == 200
+    assert server.post(owl).status_code == 200
+    status, output = server.stop()
+    assert status == 0, output
 
 
 @pytest.mark.e2e

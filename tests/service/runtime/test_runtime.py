@@ -1,12 +1,16 @@
 """A replica without HTTP: entered, asked, drained, and told apart when it has failed."""
 
 import asyncio
+import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from service.backends.options import Precision
 from service.errors import (
     ImageRejectedError,
     InvalidParameterError,
@@ -79,6 +83,29 @@ async def test_a_model_that_cannot_be_loaded_is_said_on_entering(tmp_path: Path)
     with pytest.raises(ModelLoadError, match=r"config\.json"):
         await runtime.__aenter__()
     assert runtime.status().phase is Phase.FAILED
+
+
+@pytest.mark.parametrize(
+    ("value", "precision", "says"),
+    [
+        (math.nan, "float32", "NaN at tier fast, computed in float32; its weights are damaged"),
+        (math.inf, "bfloat16", "infinite logits at tier fast, computed in bfloat16; .* float32"),
+    ],
+)
+async def test_a_model_whose_logits_are_not_finite_is_not_served(
+    tmp_path: Path, tiny_model: Path, value: float, precision: Precision, says: str
+) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "tiny")
+    weights = load_file(folder / "model.safetensors")
+    weights["head.bias"][3] = value
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    warm = {"num_threads": 1, "warmup_tiers": ("fast",), "precision": precision}
+    runtime = Runtime(Settings(models=(str(folder),), **warm))
+    with pytest.raises(ModelLoadError, match=f"cannot serve 'tiny': the model gives {says}"):
+        await runtime.__aenter__()
+    for require in (runtime.lifecycle.require_ready, runtime.lifecycle.require_alive):
+        with pytest.raises(NotReadyError, match=says):
+            require()
 
 
 def test_a_gpu_that_does_not_exist_is_said_when_the_replica_is_built() -> None:

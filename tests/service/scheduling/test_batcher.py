@@ -18,7 +18,7 @@ from service.scheduling.lanes import Answer
 from service.scheduling.policy import DISPATCH_REASONS, BatchPolicy
 from service.scheduling.scheduler import BATCHES_UNTIL_GROWTH, Scheduler
 from service.scheduling.stream import Finished
-from tests.service.scheduling.virtual_time import in_virtual_time, now
+from tests.service.scheduling.virtual_time import VirtualLoop, in_virtual_time, now
 
 pytestmark = pytest.mark.anyio
 
@@ -634,6 +634,37 @@ async def test_a_device_that_hangs_is_noticed_and_everybody_is_told() -> None:
         assert len(device.batches) == 2
         with pytest.raises(NotReadyError):
             await submit(batcher, 1.0)
+
+
+def stop_the_process(seconds: float) -> None:
+    """The clock goes on, and nothing else."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    loop.stand_still(seconds)
+
+
+@in_virtual_time
+async def test_a_process_that_was_stopped_blames_no_device() -> None:
+    device = SlowDevice(seconds=lambda n: 30.0 if n == 3 else 9.0)
+    async with slowly(device) as batcher:
+        watch = asyncio.create_task(batcher.watch(max_batch_s=10.0))
+        for _ in range(3):
+            job = submit(batcher, 1.0)
+            await asyncio.sleep(4)
+            stop_the_process(3600)
+            await asyncio.sleep(1)  # the watcher has seen it
+            assert batcher.running_s < 10
+            assert await job == 2.0
+        assert not watch.done()
+        stuck = [submit(batcher, float(i)) for i in range(3)]
+        await asyncio.sleep(3)
+        start = now()
+        stop_the_process(15)
+        errors = await asyncio.gather(*stuck, return_exceptions=True)
+        assert [type(error) for error in errors] == 3 * [NotReadyError]
+        assert 15 + 6 <= now() - start <= 15 + 9.1  # 10 s without the pause
+        with pytest.raises(DeviceStuckError):
+            await watch
 
 
 # Forecasts.

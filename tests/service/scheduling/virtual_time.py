@@ -45,6 +45,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """The virtual seconds."""
         return self._virtual.now
 
+    def stand_still(self, seconds: float) -> None:
+        """Let the clock go on while nothing happens, as if the process was stopped."""
+        self._virtual.now += seconds
+
 
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Like `asyncio.run`, in virtual time."""

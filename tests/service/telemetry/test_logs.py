@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import socket
+import warnings
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -113,7 +114,10 @@ def test_what_ends_the_process_is_an_event_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("level", ["debug", "error"])
-def test_libraries_that_print_what_they_parse_stay_quiet(level: str) -> None:
+def test_libraries_that_print_what_they_parse_stay_quiet(
+    monkeypatch: pytest.MonkeyPatch, level: str
+) -> None:
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     loggers = [logging.getLogger(), *map(logging.getLogger, logs.TALKATIVE)]
     before = [(logger.level, logger.handlers[:]) for logger in loggers]
     logging.getLogger().handlers.clear()
@@ -125,7 +129,6 @@ def test_libraries_that_print_what_they_parse_stay_quiet(level: str) -> None:
             level == "debug"
         )
     finally:
-        logging.captureWarnings(capture=False)
         for logger, (number, handlers) in zip(loggers, before, strict=True):
             logger.setLevel(number)
             logger.handlers[:] = handlers

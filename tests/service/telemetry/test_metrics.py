@@ -12,7 +12,7 @@ from service.api.problems import STATUS
 from service.models.served import METHODS
 from service.pipeline.request import REASONS
 from service.scheduling.policy import DISPATCH_REASONS
-from service.telemetry.events import PHASES
+from service.telemetry.events import PHASES, RESULTS
 from service.telemetry.metrics import SECONDS, Metrics
 from service.tiers import TIERS
 from tests.conftest import Server
@@ -24,6 +24,7 @@ LABELS = {
     "method": set(METHODS),
     "code": {"200", "499", *map(str, STATUS.values())},
     "phase": set(PHASES),
+    "result": set(RESULTS),
     "kind": {"kept", "removed", "used", "total"},
     "work": {"clients", "spare"},
     "k": {"1", "5"},
