@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from service.models.timm_models import BUNDLED_MODELS, timm
 from service.settings import Settings
 from tests.waiting import PATIENCE_S, eventually, free_port, get
 
+ROOT = Path(__file__).parents[1]
 BUNDLED = BUNDLED_MODELS / "everyday-vit-s14"
 
 PATIENT = {
@@ -118,9 +120,11 @@ class Server:
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         clean = {name: value for name, value in os.environ.items() if name[:6] != "RAPID_"}
         ours = {"RAPID_PORT": str(port), "RAPID_PROBE_INTERVAL_S": "0", **PATIENT}
+        # A sitecustomize.py that a test puts on the path imports the code of this folder, too.
+        path = os.pathsep.join([environment.pop("PYTHONPATH", ""), str(ROOT)]).lstrip(os.pathsep)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "service"],
-            env={**clean, **ours, **environment},
+            env={**clean, **ours, **environment, "PYTHONPATH": path},
             stdout=self._output,
             stderr=subprocess.STDOUT,
         )
@@ -167,6 +171,12 @@ def no_server_goes_on() -> Iterator[None]:
         if process.poll() is None:
             process.kill()
             process.wait()
+
+
+def pytest_configure() -> None:
+    """Take Ctrl-C, which a shell keeps from what it starts in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
