@@ -2,11 +2,9 @@
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
@@ -173,15 +171,9 @@ def no_server_goes_on() -> Iterator[None]:
             process.wait()
 
 
-def pytest_configure() -> None:
-    """Take Ctrl-C, which a shell keeps from what it starts in the background."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail a run that leaves processes or threads behind."""
+    """Fail a run that leaves processes behind."""
     if not session.config.pluginmanager.has_plugin("dsession"):  # whose children are its workers
         left = leftovers()
         session.config.stash[LEFT] = left
@@ -196,12 +188,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def leftovers() -> list[str]:
-    """The processes that this one has started, and the threads that would keep it from ending."""
-    processes = []
+    """The processes that this one has started and that still run."""
+    found = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
             command = " ".join(process.cmdline())
             if "multiprocessing." not in command:  # its helpers end with this process
-                processes.append(f"process {process.pid}: {process.status()} {command}")
-    threads = [f"thread {thread.name}" for thread in threading.enumerate() if not thread.daemon]
-    return [*processes, *(name for name in threads if name != "thread MainThread")]
+                found.append(f"process {process.pid}: {process.status()} {command}")
+    return found
