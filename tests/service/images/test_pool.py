@@ -14,7 +14,6 @@ from service.images import decode
 from service.images.pool import DecodePool
 from service.models import catalog
 from service.models.served import ServedModel
-from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -43,7 +42,7 @@ async def test_what_waits_for_a_thread_does_not_make_the_forecast_longer(
     original = decode.decode
 
     def held(picture: bytes, *limits: Any) -> torch.Tensor:
-        gate.wait(PATIENCE_S)
+        gate.wait(30)
         return original(picture, *limits)
 
     pool = DecodePool(1, max_pixels=10**7)
