@@ -2,16 +2,16 @@
 
 import asyncio
 import os
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
+from typing import ClassVar
 
 import httpx
+import psutil
 import pytest
 import torch
 
@@ -20,13 +20,22 @@ from service.api.app import create_app
 from service.backends.placement import CPU
 from service.models.timm_models import BUNDLED_MODELS, timm
 from service.settings import Settings
+from tests.waiting import PATIENCE_S, eventually, free_port, get
 
+ROOT = Path(__file__).parents[1]
 BUNDLED = BUNDLED_MODELS / "everyday-vit-s14"
-READY_WITHIN_S = 60
 
+PATIENT = {
+    "RAPID_DEADLINE_MS": str(1000 * PATIENCE_S),
+    "RAPID_BATCH_TIMEOUT_S": str(PATIENCE_S),
+    "RAPID_RECEIVE_TIMEOUT_S": str(PATIENCE_S),
+    "RAPID_DECODE_TIMEOUT_S": str(PATIENCE_S),
+}
+"""so that a machine that is busy with other things gets its answers, too"""
 NORMALIZING = CPU._replace(normalizes=True)
 """the CPU, given bytes as a GPU is"""
 
+LEFT = pytest.StashKey[list[str]]()
 AppClient = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
 
@@ -73,13 +82,16 @@ def app_client(tiny_model: Path) -> AppClient:
 
     @asynccontextmanager
     async def start(**settings: object) -> AsyncIterator[httpx.AsyncClient]:
-        app = create_app(Settings(**{"models": (str(tiny_model),), "num_threads": 1, **settings}))
+        ours = {"models": (str(tiny_model),), "num_threads": 1, "deadline_ms": 1000 * PATIENCE_S}
+        app = create_app(Settings(**{**ours, "batch_timeout_s": PATIENCE_S, **settings}))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with (
             app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client,
+            httpx.AsyncClient(
+                transport=transport, base_url="http://test", timeout=PATIENCE_S
+            ) as client,
         ):
-            async with asyncio.timeout(READY_WITHIN_S):
+            async with asyncio.timeout(PATIENCE_S):
                 while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110 - as a client
                     await asyncio.sleep(0.01)
             yield client
@@ -96,42 +108,44 @@ def normalizing(monkeypatch: pytest.MonkeyPatch) -> None:
 class Server:
     """The real server, as a process of its own."""
 
+    STARTED: ClassVar[list[subprocess.Popen[bytes]]] = []
+    """all that were started, those of tests that failed before they ended them among them"""
+
     def __init__(self, *, stderr: int = subprocess.STDOUT, **environment: str) -> None:
         """Start it on a free port of this machine; `stderr` is a descriptor for its log."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         # Not a pipe: nobody reads it while the server runs, and once it is full, logging waits.
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         clean = {name: value for name, value in os.environ.items() if name[:6] != "RAPID_"}
-        ours = {"RAPID_PORT": str(port), "RAPID_PROBE_INTERVAL_S": "0"}  # no work but the test's
+        ours = {"RAPID_PORT": str(port), "RAPID_PROBE_INTERVAL_S": "0", **PATIENT}
+        # A sitecustomize.py that a test puts on the path imports the code of this folder, too.
+        path = os.pathsep.join([environment.pop("PYTHONPATH", ""), str(ROOT)]).lstrip(os.pathsep)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "service"],
-            env={**clean, **ours, **environment},
+            env={**clean, **ours, **environment, "PYTHONPATH": path},
             stdout=self._output,
             stderr=stderr,
         )
+        self.STARTED.append(self.process)
 
     def wait(self) -> tuple[int, str]:
         """Wait for its end; returns its exit status and all that it printed."""
-        self.process.wait(timeout=READY_WITHIN_S)
+        self.process.wait(timeout=PATIENCE_S)
         with self._output:
             self._output.seek(0)
             return self.process.returncode, self._output.read()
 
     def wait_until_ready(self) -> None:
-        """Raise with the server's output if it is not ready in time."""
-        end = time.monotonic() + READY_WITHIN_S
-        while time.monotonic() < end and self.process.poll() is None:
-            try:
-                if httpx.get(f"{self.url}/readyz").status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass  # it does not listen yet
-            time.sleep(0.1)
-        self.process.kill()
-        raise AssertionError(f"not ready within {READY_WITHIN_S} s: {self.wait()[1]}")
+        """Raise with the server's output if it ends before."""
+        eventually(lambda: self.process.poll() is not None or self._is_ready(), pause_s=0.1)
+        assert self.process.poll() is None, self.wait()[1]
+
+    def _is_ready(self) -> bool:
+        try:
+            return get(f"{self.url}/readyz").status_code == 200
+        except httpx.TransportError:
+            return False  # it does not listen yet
 
     def stop(self) -> tuple[int, str]:
         """Ask it to end; returns its exit status and all that it printed."""
@@ -146,3 +160,40 @@ def server() -> Iterator[Server]:
     server.wait_until_ready()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_server_goes_on() -> Iterator[None]:
+    """End the servers of tests that failed before they did so."""
+    yield
+    for process in Server.STARTED:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run that leaves processes behind."""
+    if not session.config.pluginmanager.has_plugin("dsession"):  # whose children are its workers
+        left = leftovers()
+        session.config.stash[LEFT] = left
+        if left and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was left behind."""
+    for name in terminalreporter.config.stash.get(LEFT, []):
+        terminalreporter.write_line(f"LEFT BEHIND {name}", red=True)
+
+
+def leftovers() -> list[str]:
+    """The processes that this one has started and that still run."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            command = " ".join(process.cmdline())
+            if "multiprocessing." not in command:  # its helpers end with this process
+                found.append(f"process {process.pid}: {process.status()} {command}")
+    return found

@@ -23,11 +23,16 @@ def test_the_page_before_the_forms_is_as_its_published_schema_says() -> None:
     subprocess.run([*command, "vendor.github-issue-config", FORMS / "config.yml"], check=True)
 
 
+def test_what_looks_for_newer_packages_is_set_as_its_published_schema_says() -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.dependabot"]
+    subprocess.run([*command, ROOT / ".github" / "dependabot.yml"], check=True)
+
+
 def test_every_make_target_of_the_page_is_there() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     page = (ROOT / "CONTRIBUTING.md").read_text()
     named = set(re.findall(r"(?:^|`)make ([a-z-]+)", page, re.MULTILINE))
-    assert {"install", "quick", "check", "format"} <= named <= targets
+    assert {"install", "quick", "check", "format", "audit"} <= named <= targets
 
 
 def test_the_hooks_run_what_make_lint_runs() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import rapid_core
 from rapid_core import InvalidScheduleError, RapidError, UnsupportedModelError
 from service.models.timm_models import timm
+from tests.waiting import PATIENCE_S
 
 from .tiny import ARCHITECTURES, BASE, random_images, tiny_vit
 
@@ -117,7 +118,7 @@ def test_eight_threads_on_one_set_of_weights(name: str) -> None:
     start = threading.Barrier(len(schedules))
 
     def forward(one: nn.Module) -> list[Tensor]:
-        start.wait(timeout=30)
+        start.wait(timeout=PATIENCE_S)
         return [one(images) for _ in range(10)]
 
     with ThreadPoolExecutor(len(schedules)) as pool:

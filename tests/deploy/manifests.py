@@ -15,6 +15,8 @@ import yaml  # type: ignore[import-untyped]
 from cloudcoil.models.prometheus_operator import v1 as prometheus_operator
 from kubernetes import client as kubernetes
 
+from tests.waiting import PATIENCE_S
+
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy" / "helm" / "rapid"
 KSERVE = ROOT / "deploy" / "kserve"
@@ -24,7 +26,7 @@ Document = dict[str, Any]
 
 # In a process of its own: Helm's Go runtime has signal handlers and threads that tests do without.
 HELM = """
-import json, sys, helm_python
+import json, os, sys, helm_python
 path, release, namespace = sys.argv[1:]
 values = json.load(sys.stdin)
 if not release:
@@ -33,6 +35,8 @@ else:
     with helm_python.Chart.load(path) as chart:
         answer = chart.render(values, name=release, namespace=namespace)
 json.dump(answer, sys.stdout)
+sys.stdout.flush()
+os._exit(0)  # the end of Python's interpreter would have to wait for Go's threads
 """
 
 
@@ -43,7 +47,9 @@ class HelmRefusedError(Exception):
 @cache
 def _helm(values: str, release: str) -> Document:
     command = [sys.executable, "-c", HELM, str(CHART), release, NAMESPACE]
-    done = subprocess.run(command, input=values, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, input=values, capture_output=True, text=True, check=False, timeout=PATIENCE_S
+    )
     if done.returncode:
         raise HelmRefusedError(done.stderr)
     answer: Document = json.loads(done.stdout)

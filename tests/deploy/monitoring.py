@@ -2,10 +2,8 @@
 
 import re
 import shutil
-import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from pathlib import Path
@@ -15,9 +13,10 @@ import httpx
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from tests.waiting import PATIENCE_S, eventually, free_port
+
 FOLDER = Path(__file__).parents[2] / "deploy" / "prometheus"
 RULES = [FOLDER / "alerts.yml", FOLDER / "recording.yml"]
-WITHIN_S = 40
 HOW = "needs Debian's package `prometheus` (apt-get install prometheus), which has {} in it"
 
 # Any: what YAML and JSON hold.
@@ -77,10 +76,8 @@ class Prometheus:
             "scrape_configs": [{"job_name": "rapid", "static_configs": [{"targets": [*targets]}]}],
         }
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10)
+        port = free_port()
+        self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S)
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
             [
@@ -128,16 +125,13 @@ class Prometheus:
     @staticmethod
     def eventually(holds: Callable[[], object]) -> None:
         """Wait for it."""
-        end = time.monotonic() + WITHIN_S
-        while not holds():
-            assert time.monotonic() < end, "it did not happen in time"
-            time.sleep(0.2)
+        eventually(holds, pause_s=0.2)
 
     def stop(self) -> None:
         """End it, and see that it has not complained."""
         self._client.close()
         self._process.terminate()
-        self._process.wait(timeout=WITHIN_S)
+        self._process.wait(timeout=PATIENCE_S)
         printed = self._printed()
         assert "level=error" not in printed, printed
 

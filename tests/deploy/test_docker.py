@@ -2,10 +2,8 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -13,7 +11,6 @@ import pytest
 
 from service.api.app import create_app
 from service.settings import PREFIX, Settings
-from tests.conftest import READY_WITHIN_S
 from tests.deploy.dockerfile import (
     Build,
     Instruction,
@@ -24,6 +21,7 @@ from tests.deploy.dockerfile import (
     sources,
     stages,
 )
+from tests.waiting import PATIENCE_S, eventually, free_port
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
@@ -178,29 +176,22 @@ def test_its_steps_make_a_service_that_starts_is_healthy_and_stops(tmp_path: Pat
     }
 
     def is_healthy() -> bool:
-        return execute(healthcheck(), image.folder, environment).wait(60) == 0
+        return execute(healthcheck(), image.folder, environment).wait(PATIENCE_S) == 0
 
     assert not is_healthy()
     start = only(FINAL, "ENTRYPOINT").command + only(FINAL, "CMD").command
     service = execute(start, image.folder, environment)
     try:
-        end = time.monotonic() + READY_WITHIN_S
-        while not is_healthy():
-            assert service.poll() is None
-            assert time.monotonic() < end
+        # Each look is a process of its own, which takes the processor from the service.
+        eventually(lambda: service.poll() is not None or is_healthy(), pause_s=1)
+        assert service.poll() is None
         service.terminate()
-        assert service.wait(READY_WITHIN_S) == 0
+        assert service.wait(PATIENCE_S) == 0
     finally:
         service.kill()
+        service.wait()
     # As it may where nothing but /tmp can be written.
     assert {path for path in files(tmp_path) - shipped if path.parts[0] != "tmp"} == set()
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 def execute(

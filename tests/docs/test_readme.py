@@ -10,6 +10,7 @@ from service.api.v1.schemas import ClassifyResponse
 from tests.conftest import Server
 from tests.docs.pages import README, ROOT, blocks, section
 from tests.docs.test_library import run
+from tests.waiting import PATIENCE_S
 
 MAX_LINES = 150
 TEXT = README.read_text()
@@ -36,7 +37,8 @@ def test_the_answers_are_those_that_curl_gets(server: Server) -> None:
     shown = [json.loads(block) for block in blocks(start, "json")]
     assert len(calls) == len(shown) == 2
     for (photo, path), expected in zip(calls, shown, strict=True):
-        answer = httpx.post(server.url + path, files={"image": (ROOT / photo).read_bytes()}).json()
+        files = {"image": (ROOT / photo).read_bytes()}
+        answer = httpx.post(server.url + path, files=files, timeout=PATIENCE_S).json()
         assert list(expected) == list(answer) == list(ClassifyResponse.model_fields)
         for member in ("model", "method", "tier", "r", "schedule", "tokens", "macs_ratio"):
             assert answer[member] == expected[member]

@@ -178,7 +178,8 @@ def _start(max_bytes: int) -> tuple[subprocess.Popen[bytes], socket.socket]:
     for side in (ours, theirs):
         side.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
     path = os.pathsep.join(os.path.abspath(place) for place in sys.path)  # noqa: PTH100 - '' is the working directory
-    command = [sys.executable, "-P", "-m", "service.images.processes.worker"]
+    # Without `site`: the path is complete, and nothing else that Python starts with is needed.
+    command = [sys.executable, "-S", "-P", "-m", "service.images.processes.worker"]
     with theirs:
         process = subprocess.Popen(
             [*command, str(theirs.fileno()), str(max_bytes)],

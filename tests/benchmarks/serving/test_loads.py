@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from random import Random
 from typing import Any
 
 import pytest
@@ -18,8 +19,10 @@ from benchmarks.serving.peers.servers import Body, Target
 from benchmarks.serving.peers.venvs import PeerUnavailableError
 from benchmarks.serving.plan import DENSE
 from benchmarks.serving.rounds import check
+from service.load.loops import arrivals
 from service.load.outcomes import OK, SHED, Outcome, read_answer
 from service.load.plan import Loop
+from tests.waiting import PATIENCE_S
 
 
 def test_requests_take_pictures_in_turn_and_entries_equally_often() -> None:
@@ -32,24 +35,34 @@ def test_requests_take_pictures_in_turn_and_entries_equally_often() -> None:
     assert asked == list(itertools.islice(loads.asks(queries, bodies, seed=1), 12))
 
 
-class Peer:
-    """Answers like a peer, after some time; every `shed_every`th request with 429."""
+LATENCY_S = 0.01
 
-    def __init__(self, *, latency_s: float = 0.0, shed_every: float = math.inf) -> None:
+
+class Peer:
+    """Answers like a peer when so many are inside at once; every `shed_every`th with 429.
+
+    Once so many were inside, it answers whoever comes.
+    """
+
+    def __init__(self, *, waits_for: int = 1, shed_every: float = math.inf) -> None:
         """Nothing asked yet."""
-        self.latency_s, self.shed_every = latency_s, shed_every
+        self.waits_for, self.shed_every = waits_for, shed_every
+        self.enough = asyncio.Event()
         self.bodies: list[bytes] = []
         self.queries: list[dict[str, str]] = []
         self.inside = self.most_inside = 0
 
     async def answer(self, request: web.Request) -> web.Response:
         self.bodies.append(await request.read())
+        shed = len(self.bodies) % self.shed_every == 0
         self.queries.append(dict(request.query))
         self.inside += 1
         self.most_inside = max(self.most_inside, self.inside)
-        await asyncio.sleep(self.latency_s)
+        if self.inside >= self.waits_for:
+            self.enough.set()
+        await self.enough.wait()
+        await asyncio.sleep(LATENCY_S)
         self.inside -= 1
-        shed = len(self.bodies) % self.shed_every == 0
         best = {"label": "owl", "index": 203, "probability": 0.9}
         return web.json_response({"predictions": [best]}, status=429 if shed else 200)
 
@@ -70,7 +83,7 @@ class Peer:
 
 
 def test_a_closed_loop_sends_every_request_once_with_so_many_at_a_time() -> None:
-    peer = Peer(latency_s=0.01, shed_every=5)
+    peer = Peer(waits_for=4, shed_every=5)
 
     async def drive() -> Sample:
         async with peer.running() as target:
@@ -82,25 +95,28 @@ def test_a_closed_loop_sends_every_request_once_with_so_many_at_a_time() -> None
     assert peer.queries == [{"tier": "exact"}] * 20
     assert peer.most_inside == 4
     assert Counter(outcome.kind for outcome in sample.outcomes) == {OK: 16, SHED: 4}
-    assert sample.seconds >= 5 * 0.01
-    assert all(outcome.latency_ms >= 10 for outcome in sample.outcomes)
+    assert sample.seconds >= 5 * LATENCY_S
+    assert all(outcome.latency_ms >= 1000 * LATENCY_S for outcome in sample.outcomes)
     assert max(outcome.done_s for outcome in sample.outcomes) <= sample.seconds
 
 
 def test_an_open_loop_does_not_wait_for_answers_and_counts_from_when_they_were_due() -> None:
-    peer = Peer(latency_s=0.3)
+    duration_s = 0.2
+    due = list(itertools.takewhile(lambda s: s < duration_s, arrivals(100, Random(0))))
+    peer = Peer(waits_for=len(due))  # no answer before the last request is there
 
     async def drive() -> Sample:
-        async with peer.running() as target:
+        async with peer.running() as target, asyncio.timeout(PATIENCE_S):
             requests = loads.asks({DENSE: {}}, target.bodies, seed=0)
-            return await loads.run(target, requests, Loop(rate=100, duration_s=0.2))
+            return await loads.run(target, requests, Loop(rate=100, duration_s=duration_s, seed=0))
 
     sample = asyncio.run(drive())
-    assert peer.most_inside == len(sample.outcomes) == len(peer.bodies) > 5
-    assert sample.seconds == 0.2
-    assert sample.elapsed_s >= 0.3
-    assert all(0 <= outcome.due_s < 0.2 for outcome in sample.outcomes)
-    assert all(outcome.latency_ms >= 300 for outcome in sample.outcomes)
+    assert peer.most_inside == len(sample.outcomes) == len(peer.bodies) == len(due) > 5
+    assert sorted(outcome.due_s for outcome in sample.outcomes) == due
+    assert sample.seconds == duration_s
+    assert sample.elapsed_s >= max(due) + LATENCY_S
+    for outcome in sample.outcomes:  # each is answered after the last was due
+        assert outcome.latency_ms >= 1000 * (max(due) - outcome.due_s + LATENCY_S)
 
 
 def test_a_server_that_is_gone_gives_errors_and_no_exception() -> None:

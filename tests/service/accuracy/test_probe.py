@@ -26,8 +26,7 @@ from service.models import catalog
 from service.models.served import ServedModel
 from service.tiers import TIERS
 from tests.conftest import AppClient
-
-WITHIN_S = 60
+from tests.waiting import PATIENCE_S
 
 
 class Labelled(NamedTuple):
@@ -110,7 +109,7 @@ def samples(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
 
 async def until_probed(client: httpx.AsyncClient) -> dict[str, dict[str, object]]:
     """The tiers, by name, once they are measured."""
-    async with asyncio.timeout(WITHIN_S):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             (model,) = (await client.get("/v1/models")).json()["models"]
             if all(tier["measured"] for tier in model["tiers"]):
@@ -215,7 +214,7 @@ async def test_answers_are_compared_with_the_unreduced_models(
                 url = f"/v1/classify?tier={tier}"
                 assert (await client.post(url, content=path.read_bytes())).status_code == 200
         labels = frozenset({("model", "tiny"), ("method", "rapid"), ("tier", "extreme")})
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 metrics = samples((await client.get("/metrics")).text)
                 dropped = metrics["rapid_shadow_dropped_total", frozenset()]

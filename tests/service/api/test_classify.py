@@ -22,6 +22,7 @@ from torch import nn
 import rapid_core
 from service.models.timm_models import create_transform, timm
 from tests.conftest import BUNDLED, AppClient, Server
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -66,7 +67,7 @@ def small_pngs(examples: list[Path]) -> list[bytes]:
 @pytest.fixture
 async def bundled(server: Server) -> AsyncIterator[httpx.AsyncClient]:
     limits = httpx.Limits(max_connections=64)
-    async with httpx.AsyncClient(base_url=server.url, timeout=300, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S, limits=limits) as client:
         yield client
 
 

@@ -4,7 +4,6 @@ import contextlib
 import os
 import socket
 import struct
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -16,10 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.telemetry.events import PHASES
 from tests.conftest import Server
+from tests.waiting import PATIENCE_S, eventually, get
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-WITHIN_S = 30
 JPEG = {"content-type": "image/jpeg"}
 
 # Python runs a file of this name when it starts. Here it lets a test hold or break the device.
@@ -100,15 +99,13 @@ class HeldServer(Server):
         return [int(line) for line in (self._folder / "batches").read_text().splitlines()]
 
     def post(self, body: bytes) -> httpx.Response:
-        return httpx.post(
-            f"{self.url}/v1/classify", content=body, headers=JPEG, timeout=2 * WITHIN_S
-        )
+        return httpx.post(f"{self.url}/v1/classify", content=body, headers=JPEG, timeout=PATIENCE_S)
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of the samples of that name that have these labels."""
         return sum(
             sample.value
-            for family in text_string_to_metric_families(httpx.get(f"{self.url}/metrics").text)
+            for family in text_string_to_metric_families(get(f"{self.url}/metrics").text)
             for sample in family.samples
             if sample.name == name and labels.items() <= sample.labels.items()
         )
@@ -117,7 +114,7 @@ class HeldServer(Server):
 def connect(server: Server) -> socket.socket:
     address = urlsplit(server.url)
     assert address.hostname is not None
-    return socket.create_connection((address.hostname, address.port), timeout=WITHIN_S)
+    return socket.create_connection((address.hostname, address.port), timeout=PATIENCE_S)
 
 
 def head(num_bytes: int) -> bytes:
@@ -125,13 +122,6 @@ def head(num_bytes: int) -> bytes:
         "POST /v1/classify HTTP/1.1\r\nHost: test\r\nContent-Type: image/jpeg\r\n"
         f"Content-Length: {num_bytes}\r\n\r\n"
     ).encode()
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + WITHIN_S
-    while not holds():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def leave_politely(client: socket.socket) -> None:

@@ -13,10 +13,9 @@ from service.backends.contract import Variant
 from service.backends.engine import MAX_STREAMS, Engine
 from service.backends.placement import CPU
 from service.errors import SettingsError
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
-
-PATIENCE_S = 10.0
 
 
 class Module(nn.Module):

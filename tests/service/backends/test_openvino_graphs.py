@@ -20,6 +20,7 @@ from service.models import catalog
 from service.models.served import ServedModel
 from service.tiers import of_tier
 from tests.conftest import BUNDLED, AppClient
+from tests.waiting import PATIENCE_S
 
 OPENVINO = choose("cpu", "openvino", "float32")
 MAX_BATCH_SIZE = 4
@@ -109,7 +110,7 @@ def test_batches_beside_each_other_do_not_mix(model: ServedModel, plain: ServedM
 
     def compute(number: int) -> None:
         with torch.inference_mode():
-            together.wait(10)
+            together.wait(PATIENCE_S)
             for _ in range(20):
                 found[number].append(made.run(variant, batches[number]))
 
@@ -117,7 +118,7 @@ def test_batches_beside_each_other_do_not_mix(model: ServedModel, plain: ServedM
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(PATIENCE_S)
     for number, answers in found.items():
         assert len(answers) == 20
         expected = plain.variant("rapid", 2).module(batches[number])

@@ -18,7 +18,8 @@ import httpx
 import pytest
 
 from tests.conftest import Server
-from tests.service.api.test_disconnects import HeldServer, eventually
+from tests.service.api.test_disconnects import HeldServer
+from tests.waiting import PATIENCE_S, eventually, free_port, get
 
 pytestmark = pytest.mark.e2e
 
@@ -48,7 +49,7 @@ class Slow:
     def find_spec(self, name, path, target=None):
         if name == "torch":
             Path(__file__).with_name("importing").touch()
-            time.sleep(30)
+            time.sleep(600)
 
 
 sys.meta_path.insert(0, Slow())
@@ -64,7 +65,7 @@ def under_load(
 
     def client() -> None:
         limits = httpx.Limits(max_keepalive_connections=1 if keep_alive else 0)
-        with httpx.Client(base_url=server.url, timeout=60, limits=limits) as http:
+        with httpx.Client(base_url=server.url, timeout=PATIENCE_S, limits=limits) as http:
             while True:
                 try:
                     answers.append(http.post("/v1/classify", files={"image": image}))
@@ -77,12 +78,11 @@ def under_load(
     for thread in clients:
         thread.start()
     try:
-        while len(answers) < 20:
-            time.sleep(0.01)
+        eventually(lambda: len(answers) >= 20)
         yield answers
     finally:
         for thread in clients:
-            thread.join(60)
+            thread.join(PATIENCE_S)
 
 
 def start(model: Path, drain_delay_s: float) -> Server:
@@ -107,7 +107,7 @@ def expect_all_answered(answers: list[httpx.Response | str], output: str) -> Non
 
 def wait_until_leaving(server: Server) -> httpx.Response:
     """What `/readyz` says once the signal has come."""
-    while (response := httpx.get(f"{server.url}/readyz")).status_code == 200:
+    while (response := get(f"{server.url}/readyz")).status_code == 200:
         time.sleep(0.01)
     return response
 
@@ -131,11 +131,11 @@ def test_sigterm_serves_on_until_load_balancers_have_noticed(tiny_model: Path, o
         leaving = wait_until_leaving(server)
         assert (leaving.status_code, leaving.headers["connection"]) == (503, "close")
         assert leaving.json()["code"] == "not_ready"
-        num_before = len(answers)
-        time.sleep(drain_delay_s / 2)
-        served = answers[num_before + 4 :]  # without those that were on their way
-        assert httpx.get(f"{server.url}/readyz").status_code == 503
-        assert httpx.get(f"{server.url}/livez").status_code == 200
+        num_before = len(answers) + 4  # with those that are on their way
+        eventually(lambda: len(answers) > num_before + 4)
+        served = answers[num_before:]
+        assert get(f"{server.url}/readyz").status_code == 503
+        assert get(f"{server.url}/livez").status_code == 200
         status, output = server.wait()
         assert time.monotonic() - signalled >= drain_delay_s
     assert status == 0, output
@@ -201,9 +201,7 @@ def test_without_a_folder_for_temporary_files_it_says_so(tmp_path: Path, command
 
 
 def test_it_serves_with_the_settings_of_its_flags(tiny_model: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     flags = ["--port", port, "--models", f"by-flag={tiny_model}", "--num-threads", "1"]
     process = subprocess.Popen(
         [sys.executable, "-m", "service", "serve", *flags, "--drain-delay-s", "0"],
@@ -213,17 +211,17 @@ def test_it_serves_with_the_settings_of_its_flags(tiny_model: Path) -> None:
 
     def is_ready() -> bool:
         try:
-            return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
+            return get(f"http://127.0.0.1:{port}/readyz").status_code == 200
         except httpx.TransportError:
             return False
 
     try:
         eventually(is_ready)
-        models = httpx.get(f"http://127.0.0.1:{port}/v1/models").json()["models"]
+        models = get(f"http://127.0.0.1:{port}/v1/models").json()["models"]
         assert [model["name"] for model in models] == ["by-flag"]
     finally:
         process.terminate()
-    assert process.wait(60) == 0
+    assert process.wait(PATIENCE_S) == 0
 
 
 def test_the_command_line_has_a_version_and_help() -> None:

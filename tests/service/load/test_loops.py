@@ -21,6 +21,7 @@ from service.load.outcomes import NOT_SENT, OK, UNREADABLE, Outcome, read_answer
 from service.load.plan import Loop, Plan
 from service.load.request import EXAMPLES, load_images
 from tests.service.load.pattern_server import GARBLED, PatternServer
+from tests.waiting import PATIENCE_S
 
 
 def test_arrivals_are_a_poisson_process() -> None:
@@ -65,7 +66,7 @@ def test_arrivals_beyond_max_outstanding_are_counted_and_not_sent() -> None:
         async with server.running() as url, aiohttp.ClientSession() as session:
             plan = plan_for(url, Loop(rate=1000, max_outstanding=2, max_requests=10))
             client = client_for(session, plan)
-            async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+            async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
                 tasks.create_task(loops.run(client, plan.requests()))
                 while client.tally[NOT_SENT] < 8:  # noqa: ASYNC110 - until the schedule is over
                     await asyncio.sleep(0.001)
@@ -123,14 +124,14 @@ def test_a_loop_is_bounded(wrong: dict[str, Any], message: str) -> None:
 def test_a_loop_ends_after_its_time() -> None:
     async def run() -> tuple[Client, float]:
         async with PatternServer(200).running() as url, aiohttp.ClientSession() as session:
-            plan = plan_for(url, Loop(concurrency=2, warmup_s=0.1, duration_s=0.2))
+            plan = plan_for(url, Loop(concurrency=2, warmup_s=0.5, duration_s=0.5))
             client = client_for(session, plan)
             await loops.run(client, plan.requests())
             return client, client.now()
 
     client, ended_s = asyncio.run(run())
-    assert ended_s >= 0.3
-    assert max(outcome.due_s for outcome in client.outcomes) < 0.3
+    assert ended_s >= 1.0
+    assert max(outcome.due_s for outcome in client.outcomes) < 1.0
     assert 0 < client.num_counted < len(client.outcomes)
 
 

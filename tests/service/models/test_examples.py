@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from tests.conftest import Server
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.e2e
 
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.e2e
 def test_the_example_photos_are_recognised(
     server: Server, examples: list[Path], tier: str, num_right: int
 ) -> None:
-    with httpx.Client(base_url=server.url, timeout=120) as client:
+    with httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client:
         found = {
             path.stem.replace("-", " "): client.post(
                 "/v1/classify", content=path.read_bytes(), params={"tier": tier, "top_k": 1}

@@ -16,6 +16,7 @@ import pytest
 
 from service.telemetry import logs
 from tests.conftest import AppClient, Server
+from tests.waiting import PATIENCE_S
 
 KEY = "alice-key-0123456789"
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -38,7 +39,9 @@ def test_every_line_of_the_process_is_an_event(
     )
     server.wait_until_ready()
     encoded = base64.b64encode(owl).decode()
-    with httpx.Client(base_url=server.url, headers={"x-api-key": KEY}) as client:
+    with httpx.Client(
+        base_url=server.url, headers={"x-api-key": KEY}, timeout=PATIENCE_S
+    ) as client:
         answers = [
             client.post("/v1/classify", content=owl, headers={"traceparent": TRACE}),
             client.post("/v1/classify?tier=fast", json={"image": encoded}),

@@ -16,6 +16,7 @@ from service.telemetry.events import PHASES, RESULTS
 from service.telemetry.metrics import SECONDS, Metrics
 from service.tiers import TIERS
 from tests.conftest import Server
+from tests.waiting import PATIENCE_S
 
 NUM_SCRAPES = 50
 LABELS = {
@@ -45,7 +46,10 @@ def test_counters_never_go_back_while_work_comes_in(server: Server, owl: bytes) 
         {"content": b"no picture"},
         {"params": {"deadline_ms": "1"}, "content": owl},
     ]
-    with httpx.Client(base_url=server.url, timeout=60) as http, ThreadPoolExecutor(4) as clients:
+    with (
+        httpx.Client(base_url=server.url, timeout=PATIENCE_S) as http,
+        ThreadPoolExecutor(4) as clients,
+    ):
         posts = [
             clients.submit(http.post, "/v1/classify", **requests[i % len(requests)])
             for i in range(8 * len(requests))

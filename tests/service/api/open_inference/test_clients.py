@@ -24,6 +24,7 @@ from tritonclient.utils import InferenceServerException
 
 from service.models.timm_models import create_transform, timm
 from tests.conftest import BUNDLED, Server
+from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
@@ -55,19 +56,19 @@ def pixels(pngs: list[bytes]) -> Array:
 @pytest.fixture
 def client(server: Server) -> Iterator[triton.InferenceServerClient]:
     """Triton's client; it wants an address without the scheme."""
-    with triton.InferenceServerClient(address(server), network_timeout=300) as client:
+    with triton.InferenceServerClient(address(server), network_timeout=PATIENCE_S) as client:
         yield client
 
 
 @pytest.fixture
 async def aio_client(server: Server) -> AsyncIterator[triton_aio.InferenceServerClient]:
-    async with triton_aio.InferenceServerClient(address(server), conn_timeout=300) as client:
+    async with triton_aio.InferenceServerClient(address(server), conn_timeout=PATIENCE_S) as client:
         yield client
 
 
 @pytest.fixture
 async def kserve_client() -> AsyncIterator[kserve.InferenceRESTClient]:
-    config = kserve.RESTConfig(protocol="v2", timeout=300)
+    config = kserve.RESTConfig(protocol="v2", timeout=PATIENCE_S)
     async with kserve.InferenceRESTClient(config) as client:
         yield client
 
@@ -100,7 +101,7 @@ def check_outputs(result: triton.InferResult, num_images: int) -> tuple[Array, A
 
 async def native(server: Server, file: bytes, **params: object) -> Array:
     """The probabilities (K,) that POST /v1/classify gives."""
-    async with httpx.AsyncClient(base_url=server.url, timeout=300) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S) as client:
         return await ask_natively(client, file, **params)
 
 
@@ -269,14 +270,14 @@ def test_triton_says_what_we_say(client: triton.InferenceServerClient, owl: byte
 def test_triton_asks_many_at_once_from_one_thread(server: Server, examples: list[Path]) -> None:
     photos = [path.read_bytes() for path in examples[:4]]
     with triton.InferenceServerClient(
-        address(server), concurrency=16, network_timeout=300
+        address(server), concurrency=16, network_timeout=PATIENCE_S
     ) as client:
         asked = [
             (photo, r, client.async_infer(MODEL, [image_input(photo)], parameters={"r": r}))
             for photo, r in itertools.product(photos, (0, 8, 14, 20))
         ]
         for photo, r, pending in asked:
-            logits, _ = check_outputs(pending.get_result(timeout=300), 1)
+            logits, _ = check_outputs(pending.get_result(timeout=PATIENCE_S), 1)
             alone = client.infer(MODEL, [image_input(photo)], parameters={"r": r}, **PATIENT)
             np.testing.assert_allclose(logits, alone.as_numpy("logits"), atol=1e-3)
 
@@ -418,7 +419,7 @@ async def test_64_clients_at_once_each_get_their_single_answer(
     photos = [path.read_bytes() for path in examples[:4]]
     pairs = list(itertools.product(photos, (0, 8, 14, 32)))
     limits = httpx.Limits(max_connections=64)
-    async with httpx.AsyncClient(base_url=server.url, timeout=300, limits=limits) as http:
+    async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S, limits=limits) as http:
 
         async def through_triton(photo: bytes, r: int) -> tuple[Array, Array]:
             entry = [image_input(photo)]
