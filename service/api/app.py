@@ -45,7 +45,7 @@ def create_app(settings: Settings, runtime: Runtime | None = None) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    app.add_middleware(CommonHeaders, lifecycle=runtime.lifecycle)
+    app.add_middleware(CommonHeaders, runtime=runtime)
     problems.install(app)
     app.include_router(classify.create_router(runtime))
     app.include_router(models.create_router(runtime))

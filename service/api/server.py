@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 from starlette.types import ASGIApp
 
+from service.api.connections import most_connections
 from service.api.slow_clients import limited_protocol
 from service.errors import SettingsError
 from service.runtime.lifecycle import Phase
@@ -68,8 +69,8 @@ def run(app: ASGIApp, runtime: "Runtime") -> int:
 
     Args:
         app: the application over the runtime.
-        runtime: the runtime. Its settings give the address, the time for a client to send a
-            request, and the time for draining.
+        runtime: the runtime. Its settings give the address, the limits of connections, and the
+            time for draining.
 
     Returns:
         The exit status: 1 if the service failed, 0 otherwise.
@@ -79,7 +80,11 @@ def run(app: ASGIApp, runtime: "Runtime") -> int:
         app,
         host=settings.host,
         port=settings.port,
-        http=limited_protocol(settings.receive_timeout_s + RECEIVE_GRACE_S),
+        http=limited_protocol(
+            settings.receive_timeout_s + RECEIVE_GRACE_S,
+            max_send_s=settings.send_timeout_s,
+            most_connections=most_connections(settings.max_connections),
+        ),
         log_config=None,
         access_log=False,
         ws="none",
