@@ -8,6 +8,7 @@ its request.
 
 import asyncio
 import math
+from functools import partial
 
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -15,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from service.api.connections import Connections
 from service.api.incoming import ReadingProtocol
 from service.api.outgoing import Outgoing
+from service.api.turns import Turns
 
 MAX_SEND_S = 20.0
 FULL = b"All connections are in use; come again later."
@@ -30,6 +32,7 @@ class LimitedProtocol(ReadingProtocol):
     max_receive_s: float
     max_send_s: float
     open_connections: Connections
+    turns: Turns
     transport: Outgoing
     _timer: asyncio.TimerHandle | None = None
     _current: RequestResponseCycle | None = None
@@ -105,8 +108,9 @@ class LimitedProtocol(ReadingProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._current = cycle
-        super()._start_asgi_task(cycle, app)
         self._note_debt()
+        start = partial(super()._start_asgi_task, cycle, app)
+        self.turns.begin(cycle.scope["path"], start)
 
     @property
     def _owes_answer(self) -> bool:
@@ -148,5 +152,6 @@ def limited_protocol(
         "max_receive_s": max_receive_s,
         "max_send_s": max_send_s,
         "open_connections": Connections(most_connections),
+        "turns": Turns(),
     }
     return type("Limited", (LimitedProtocol,), limits)
