@@ -116,6 +116,7 @@ async def test_a_client_that_only_stops_sending_gets_its_answers(
         received = early + await reader.read(-1)
     assert statuses(received) == [b"200"] * num_requests
     assert received.count(b"HTTP/1.1 200 OK\r\n") == num_requests
+    assert received.startswith(b"HTTP/1.1 200 OK\r\n")  # what came early does not come again
     assert received.endswith(bodies[-1])
     assert received.count(b"connection: close") <= 1  # none if the answer was faster
     assert [body for _, body in app.requests] == bodies

@@ -72,6 +72,7 @@ def test_pieces_join_without_a_gap(layout: dict[str, Any]) -> None:
             "[" + "," * 40 + "]",
             "[" + "1," * 40 + "1",
             "[" + "1" * 200 + "]",
+            *("[" + "1," * number + "]" for number in range(10, 36)),
         ),
         "[" * 500 + "]" * 500,
         '{"a":1,"b":[],"a":2}',
