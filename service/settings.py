@@ -143,6 +143,19 @@ class _WhatIsAccepted(_WhatComputes):
     receive_timeout_s: float = Field(
         20, gt=0, le=3600, description="a request that has not arrived whole by then gets 408"
     )
+    send_timeout_s: float = Field(
+        20,
+        gt=0,
+        le=3600,
+        description="a client that takes less than 1 KiB/s of its answers over this time loses its "
+        "connection",
+    )
+    max_connections: int = Field(
+        1000,
+        ge=1,
+        description="most open connections; for another one, the connection that has been idle for "
+        "longest is closed",
+    )
     api_keys_file: str = Field(
         "",
         description="file with `NAME KEY` in each line: only requests with one of the keys are "

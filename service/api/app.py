@@ -34,7 +34,7 @@ class _Application(FastAPI):
         stack = super().build_middleware_stack()
         if origins := self._runtime.settings.cors_origins:
             stack = CrossOrigin(stack, origins)
-        return CommonHeaders(stack, self._runtime.lifecycle)
+        return CommonHeaders(stack, self._runtime)
 
 
 def create_app(settings: Settings, runtime: Runtime | None = None) -> FastAPI:

@@ -22,6 +22,10 @@ from service.telemetry.events import CLIENT_GONE, Call
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
+Arrived = Callable[[int], None]
+"""counts bytes that have arrived; raises OverloadedError if there is no room for them"""
+Unpack = Callable[[bytes, Arrived], Coroutine[Any, Any, bytes]]
+"""(body as it was sent, to be called with the size of each piece) -> body, decompressed"""
 Work = Callable[[Call, bytes], Coroutine[Any, Any, Response]]
 """(call, body of the request) -> answer"""
 
@@ -49,13 +53,22 @@ async def authorize(runtime: Runtime, request: Request) -> None:
     runtime.lifecycle.require_serving()
 
 
-async def exchange(runtime: Runtime, request: Request, work: Work) -> Response:
-    """Read a request and answer it by `work`, unless its client leaves; count and log it."""
+async def exchange(
+    runtime: Runtime, request: Request, work: Work, unpack: Unpack | None = None
+) -> Response:
+    """Read a request and answer it by `work`, unless its client leaves; count and log it.
+
+    Args:
+        runtime: the replica.
+        request: the request.
+        work: answers it.
+        unpack: decompresses its body; None: `work` gets the body as it was sent.
+    """
     call = Call(request.state.request_id, monotonic())
     status = 500
     try:
         with runtime.record.answering():
-            response = await _answer(runtime, request, call, work)
+            response = await _answer(runtime, request, call, work, unpack)
         status = response.status_code
     except ServiceError as exc:
         runtime.record.refused(exc)
@@ -77,7 +90,9 @@ async def exchange(runtime: Runtime, request: Request, work: Work) -> Response:
     return response
 
 
-async def _answer(runtime: Runtime, request: Request, call: Call, work: Work) -> Response:
+async def _answer(
+    runtime: Runtime, request: Request, call: Call, work: Work, unpack: Unpack | None
+) -> Response:
     """Let the request in, read it, and answer it by `work`.
 
     Raises:
@@ -90,11 +105,13 @@ async def _answer(runtime: Runtime, request: Request, call: Call, work: Work) ->
     key = presented_key(request)
     with runtime.entrance.enter(key, announced_bytes=announced) as (call.api_key, arrived):
         body = await _receive(request, runtime, arrived)
-        if not receiving.is_plain(request.headers):
-            arrived(max_bytes - len(body))  # decompressed, it may become that large
         call.phase = "queued"
+
+        async def unpack_and_work() -> Response:
+            return await work(call, await unpack(body, arrived) if unpack else body)
+
         try:
-            return await _while_connected(request.receive, work(call, body))
+            return await _while_connected(request.receive, unpack_and_work())
         except asyncio.CancelledError as exc:
             if not runtime.lifecycle.is_stopping:
                 raise

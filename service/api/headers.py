@@ -1,29 +1,39 @@
 """The headers of every answer: the request's id, its trace, and whether to close the connection.
 
-This middleware also answers HEAD like GET, without the body.
+This middleware also answers HEAD like GET, without the body, and refuses a target that is too
+long before anything parses it.
 """
 
 import re
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.runtime.lifecycle import Lifecycle
+from service.api.problems import problem_response
+from service.errors import InvalidParameterError, InvalidRequestError, ServiceError
+from service.runtime.runtime import Runtime
 from service.telemetry.logs import REQUEST_ID, TRACE_ID
 
 ID_HEADER = "x-request-id"
 TRACE_HEADER = "traceparent"
 ACCEPTABLE_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+LONGEST_TARGET = 8192
+"""most bytes of path and query; RFC 9110, 4.1 asks for at least 8000"""
+MAX_PARAMETERS = 32
+"""most parameters of a query, as of a form; there are about ten. Thousands of them would hold the
+event loop while they are parsed and each is refused."""
 ACCEPTABLE_TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class CommonHeaders:
     """Pure ASGI middleware. `BaseHTTPMiddleware` would hide that a client has left."""
 
-    def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
+    def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
         self._app = app
-        self._lifecycle = lifecycle
+        self._lifecycle = runtime.lifecycle
+        self._record = runtime.record
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Add the request's id to its state, to the log and to the headers of its answer.
@@ -60,4 +70,28 @@ class CommonHeaders:
                     sent["connection"] = "close"
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        await self._answer(scope, receive, send_with_headers)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if fault := _fault_of_target(scope):
+            self._record.refused(fault)
+            await problem_response(Request(scope), fault)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+def _fault_of_target(scope: Scope) -> ServiceError | None:
+    """What is wrong with path and query, before they are parsed."""
+    query: bytes = scope["query_string"]
+    num_bytes = len(scope["raw_path"]) + len(query)
+    if num_bytes > LONGEST_TARGET:
+        return InvalidRequestError(
+            f"path and query have {num_bytes} bytes; allowed are {LONGEST_TARGET}. Images go into "
+            "the body"
+        )
+    num_parameters = query.count(b"&") + 1
+    if num_parameters > MAX_PARAMETERS:
+        return InvalidParameterError(
+            f"the query string has {num_parameters} parameters; allowed are {MAX_PARAMETERS}"
+        )
+    return None

@@ -5,6 +5,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from service.api import problems
+from service.api.scrapes import Scrapes
 from service.runtime.runtime import Runtime
 from service.telemetry.record import MEDIA_TYPE
 
@@ -18,6 +19,7 @@ class Health(BaseModel):
 def create_router(runtime: Runtime) -> APIRouter:
     """The routes, for one runtime."""
     router = APIRouter(tags=["operations"])
+    scrapes = Scrapes(runtime.record.render)
 
     @router.get("/livez", response_model=Health, responses=problems.documented(503))
     async def livez() -> Response:
@@ -35,6 +37,6 @@ def create_router(runtime: Runtime) -> APIRouter:
     @router.get("/metrics", response_class=Response)
     async def metrics() -> Response:
         """All metrics in Prometheus' text format."""
-        return Response(runtime.record.render(), media_type=MEDIA_TYPE)
+        return Response(await scrapes.text(), media_type=MEDIA_TYPE)
 
     return router

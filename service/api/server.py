@@ -1,11 +1,13 @@
 """The server process: it listens, shuts down in steps, and ends with an exit status."""
 
 import errno
+import gc
 import logging
 import math
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from types import FrameType
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 from starlette.types import ASGIApp
 
+from service.api.connections import most_connections
 from service.api.slow_clients import limited_protocol
 from service.errors import InvalidRequestError, SettingsError
 from service.runtime.lifecycle import Phase
@@ -23,6 +26,7 @@ if TYPE_CHECKING:  # at run time this would import PyTorch before the port is ch
 
 BUSY_THREADS_S = 0.5
 """seconds for which the process waits at its end for the threads that decode and compute"""
+SWITCH_S = 0.001
 RECEIVE_GRACE_S = 2.0
 """seconds after the 408 of `receive_timeout_s` until the connection is closed"""
 
@@ -35,6 +39,7 @@ class Server(uvicorn.Server):
         self._runtime = runtime
         self._drain_delay_s = runtime.settings.drain_delay_s
         self._leaves_at = math.inf
+        self._was_ready = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
         """On SIGTERM, serve on for the drain delay. On SIGINT or a second signal, drain at once.
@@ -50,7 +55,14 @@ class Server(uvicorn.Server):
             self._leave()
 
     async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second: shut down once the delay is over or the service has failed."""
+        """Called ten times a second: shut down once the delay is over or the service has failed.
+
+        Once the models are loaded, Python's garbage collector no longer looks at what is there: a
+        look at all of it holds the event loop for 0.2 s, whenever many requests come together.
+        """
+        if not self._was_ready and self._runtime.lifecycle.phase is Phase.READY:
+            self._was_ready = True
+            gc.freeze()
         must_leave = self._runtime.lifecycle.phase in (Phase.DRAINING, Phase.FAILED)
         if must_leave or time.monotonic() >= self._leaves_at:
             self._leave()
@@ -68,8 +80,8 @@ def run(app: ASGIApp, runtime: "Runtime") -> int:
 
     Args:
         app: the application over the runtime.
-        runtime: the runtime. Its settings give the address, the time for a client to send a
-            request, and the time for draining.
+        runtime: the runtime. Its settings give the address, the limits of connections, and the
+            time for draining.
 
     Returns:
         The exit status: 1 if the service failed, 0 otherwise.
@@ -81,13 +93,17 @@ def run(app: ASGIApp, runtime: "Runtime") -> int:
         port=settings.port,
         http=limited_protocol(
             settings.receive_timeout_s + RECEIVE_GRACE_S,
-            lambda message: runtime.record.refused(InvalidRequestError(message)),
+            max_send_s=settings.send_timeout_s,
+            most_connections=most_connections(settings.max_connections),
+            on_refused=lambda message: runtime.record.refused(InvalidRequestError(message)),
         ),
         log_config=None,
         access_log=False,
         ws="none",
         timeout_graceful_shutdown=settings.drain_timeout_s,
     )
+    # A thread that decodes or parses gives up the interpreter so soon when the event loop asks.
+    sys.setswitchinterval(SWITCH_S)
     Server(config, runtime).run()
     status = 1 if runtime.lifecycle.phase is Phase.FAILED else 0
     if _threads_are_busy():

@@ -1,126 +1,127 @@
-"""uvicorn's HTTP protocol, with limits to the time and size of a request that never completes.
+"""The protocol of a connection, with limits to its time, and to the number of connections.
 
-uvicorn itself has three gaps. It waits for ever for a head that comes byte by byte, and for the
-rest of a body after it has refused the request. It stores a head of any length. If a client offers
-to upgrade to another protocol, it takes the body for the next request.
+uvicorn itself has these gaps. It waits for ever for a head that comes byte by byte, for the rest
+of a body after it has refused the request, and for a client that does not take its answer. It lets
+in as many connections as come. It closes the connection of a client that closes its own half behind
+its request.
 """
 
 import asyncio
+import math
 from collections.abc import Callable
+from functools import partial
 
-import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-SLICE_BYTES = 16 * 1024
-MAX_SILENT_BYTES = 64 * 1024
-"""most bytes of a head, of trailers, or between two pieces of a chunked body"""
-OFFERS = (b"upgrade", b"http2-settings")
+from service.api.connections import Connections
+from service.api.incoming import ReadingProtocol
+from service.api.outgoing import Outgoing
+from service.api.turns import Turns
+
+MAX_SEND_S = 20.0
+FULL = b"All connections are in use; come again later."
+SERVICE_UNAVAILABLE = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\n"
+    b"content-length: %d\r\nretry-after: 1\r\nconnection: close\r\n\r\n%s" % (len(FULL), FULL)
+)
 
 
-class LimitedProtocol(HttpToolsProtocol):
-    """Closes the connection of a request that has not arrived whole within `max_receive_s`."""
+class LimitedProtocol(ReadingProtocol):
+    """Closes the connections of clients that are too slow, and notices those that leave."""
 
     max_receive_s: float
-    on_refused: Callable[[str], None]
-    """called with the reason for which a request is refused that is no HTTP"""
+    max_send_s: float
+    open_connections: Connections
+    turns: Turns
+    transport: Outgoing
     _timer: asyncio.TimerHandle | None = None
-    _num_silent_bytes = 0
-    """bytes since the last head, piece of a body or end of a request"""
-    _has_head = False
-    _is_refused = False
+    _current: RequestResponseCycle | None = None
+    """the request that is being answered, or the last one that was"""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected; the time limit of its first request begins."""
         super().connection_made(transport)
-        self._start()
+        self.transport = Outgoing(transport, self.max_send_s)
+        if self.open_connections.enter(self, self.loop.time()):
+            self._start()
+        else:
+            self._is_refused = True
+            self.transport.write(SERVICE_UNAVAILABLE)
+            self.transport.close()
 
-    def data_received(self, data: bytes) -> None:
-        """Bytes have arrived. The parser gets slices, because it does not report its progress."""
-        self._unset_keepalive_if_required()
-        for start in range(0, len(data), SLICE_BYTES):
-            if self._is_refused or self.transport.is_closing():
-                return
-            self._feed(data[start : start + SLICE_BYTES])
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client sends no more. Its answer is given, if its request has arrived whole.
+
+        Returns:
+            Whether the connection stays open.
+        """
+        current = self._current
+        if current is None or current.more_body or current.response_complete:
+            return False
+        self.cycle.keep_alive = False  # uvicorn closes the connection after that answer
+        self.transport.seek_client(lambda: self._owes_answer)
+        return True
 
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
-        self._has_head = False
         self._start()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A header has arrived. Trailers are dropped."""
-        if not self._has_head:
-            super().on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        """A head has arrived."""
-        self._num_silent_bytes = 0
-        if not self.parser.should_upgrade():  # otherwise `_feed` has it parsed again
-            self._has_head = True
-            super().on_headers_complete()
-
-    def on_body(self, body: bytes) -> None:
-        """A piece of a body has arrived."""
-        self._num_silent_bytes = 0
-        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """A request has arrived."""
-        self._num_silent_bytes = 0
         if not self.parser.should_upgrade():
             self._stop()
-            super().on_message_complete()
+        super().on_message_complete()
+        self._note_debt()
+
+    def on_response_complete(self) -> None:
+        """An answer is written."""
+        self.open_connections.settle(self)
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        """The client does not take its answers as fast as they come."""
+        self.open_connections.settle(self)
+        super().pause_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""
         self._stop()
+        self.open_connections.leave(self)
+        if self._current is not None and not self._current.response_complete:
+            # uvicorn tells only the last one of several requests that were sent at once.
+            self._current.disconnected = True
+            self._current.message_event.set()
         super().connection_lost(exc)
 
-    def _feed(self, data: bytes) -> None:
-        self._num_silent_bytes += len(data)
-        while data:
-            try:
-                self.parser.feed_data(data)
-                break
-            except httptools.HttpParserUpgrade as exc:
-                if self.parser.get_method() == b"CONNECT":
-                    self._refuse("CONNECT is not supported.")
-                    return
-                # A server may ignore the offered upgrade (RFC 9110, 7.8). The parser cannot: it
-                # takes the body for the other protocol. So it gets the head without the offer.
-                (num_parsed,) = exc.args
-                data = self._head_without_offer() + data[num_parsed:]
-            except httptools.HttpParserError:
-                self._refuse("Invalid HTTP request received.")
-                return
-        if self._num_silent_bytes > MAX_SILENT_BYTES:
-            self._refuse(f"More than {MAX_SILENT_BYTES} bytes of head.")
-
-    def _head_without_offer(self) -> bytes:
-        """The head that has been read, for the parser to read again."""
-        version = self.parser.get_http_version().encode()
-        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
-        lines += [name + b": " + value for name, value in self.headers if name not in OFFERS]
-        return b"\r\n".join([*lines, b"", b""])
-
-    def _refuse(self, message: str) -> None:
-        """Close the connection, because it is unknown where its next request begins."""
-        self._is_refused = True
-        self.logger.warning(message)
-        self.on_refused(message)
-        if self._is_answering:
-            self.cycle.keep_alive = False  # uvicorn closes the connection after that answer
-        elif self.cycle is not None and self.cycle.more_body and self.cycle.response_started:
-            self.transport.close()
+    def give_up(self) -> None:
+        """Close the connection, because another one needs its place."""
+        if self.transport.has_unsent():
+            self.transport.abort()
         else:
-            self.send_400_response(message)
+            self.transport.close()
+
+    def _parse(self) -> None:
+        super()._parse()
+        if self._timer is None and not (self.pipeline or self._is_answering):
+            self._start()  # bytes that begin no request, such as line ends, have a time limit, too
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._current = cycle
+        self._note_debt()
+        start = partial(super()._start_asgi_task, cycle, app)
+        self.turns.begin(cycle.scope["path"], start)
 
     @property
-    def _is_answering(self) -> bool:
-        """Whether a request has arrived whole and waits for its answer."""
-        cycle = self.cycle
-        return cycle is not None and not (cycle.response_complete or cycle.more_body)
+    def _owes_answer(self) -> bool:
+        """Whether a request has arrived whole, and its answer has not begun."""
+        current = self._current
+        return current is not None and not (current.more_body or current.response_started)
+
+    def _note_debt(self) -> None:
+        if self._owes_answer:
+            self.open_connections.owe(self)
 
     def _start(self) -> None:
         self._stop()
@@ -139,8 +140,25 @@ class LimitedProtocol(HttpToolsProtocol):
 
 
 def limited_protocol(
-    max_receive_s: float, on_refused: Callable[[str], None] = lambda _: None
+    max_receive_s: float,
+    *,
+    max_send_s: float = MAX_SEND_S,
+    most_connections: float = math.inf,
+    on_refused: Callable[[str], None] = lambda _: None,
 ) -> type[LimitedProtocol]:
-    """The protocol class with this limit in seconds, and whom to tell what it refuses."""
-    members = {"max_receive_s": max_receive_s, "on_refused": staticmethod(on_refused)}
-    return type("Limited", (LimitedProtocol,), members)
+    """The protocol class of one server.
+
+    Args:
+        max_receive_s: seconds for a request to arrive whole.
+        max_send_s: see `Outgoing`.
+        most_connections: of those that are open at the same time.
+        on_refused: told why a request is refused that is no HTTP.
+    """
+    limits = {
+        "max_receive_s": max_receive_s,
+        "max_send_s": max_send_s,
+        "open_connections": Connections(most_connections),
+        "turns": Turns(),
+        "on_refused": staticmethod(on_refused),
+    }
+    return type("Limited", (LimitedProtocol,), limits)

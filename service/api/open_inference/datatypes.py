@@ -1,11 +1,10 @@
 """A tensor's values, JSON or binary data <-> bytes, for the two datatypes that the models take."""
 
-import itertools
 import math
 import struct
 from collections.abc import Sequence, Sized
 from reprlib import repr as short
-from typing import Any
+from typing import Any, TypeGuard
 
 from service.errors import InferenceError, InvalidRequestError, TooLargeError
 
@@ -16,13 +15,53 @@ PREFIX = struct.Struct("<I")
 """length prefix of each element of BYTES in binary data."""
 
 
+class Numbers:
+    """Many numbers of a JSON list, packed as FP32 as far as they fit."""
+
+    def __init__(self) -> None:
+        """No numbers yet."""
+        self._packed: list[bytes] = []
+        self._num = 0
+        self._fault: str | None = None
+
+    @classmethod
+    def of(cls, values: list[Any]) -> "Numbers":
+        """These numbers."""
+        numbers = cls()
+        numbers.extend(values)
+        return numbers
+
+    def extend(self, values: list[Any]) -> None:
+        """Add numbers. One that does not fit is an error only for the tensor that has it."""
+        self._num += len(values)
+        try:
+            self._packed.append(_pack(values))
+        except ValueError as exc:
+            self._fault = self._fault or str(exc)
+
+    def pack(self) -> bytes:
+        """All of them; raises ValueError if one is no number of FP32."""
+        if self._fault is not None:
+            raise ValueError(self._fault)
+        return b"".join(self._packed)
+
+    def __len__(self) -> int:
+        return self._num
+
+    def __repr__(self) -> str:
+        return f"a list of {self._num} values"
+
+
+Row = list[Any] | Numbers
+
+
 def from_json(
     data: object, datatype: str, *, shape: tuple[int, ...], where: str
 ) -> bytes | list[bytes]:
     """JSON data as raw little-endian bytes, row-major; for BYTES, the UTF-8 bytes of each text.
 
     Args:
-        data: flat, or nested as the shape says.
+        data: flat, or nested as the shape says. A long list of numbers is `Numbers`.
         datatype: one of `DATATYPES`.
         shape: of the whole tensor; () is one element.
         where: name of the tensor in error messages.
@@ -30,41 +69,62 @@ def from_json(
     Raises:
         InvalidRequestError: the data do not fit the datatype or the shape.
     """
-    values = _flatten(data, shape, where)
-    return _texts(values, where) if datatype == BYTES else _floats(values, where)
+    rows = _rows(data, shape, where)
+    try:
+        if datatype == BYTES:
+            return [text for row in rows for text in _texts(row)]
+        return b"".join(row.pack() if isinstance(row, Numbers) else _pack(row) for row in rows)
+    except ValueError as exc:
+        raise InvalidRequestError(f"{where}: {exc}") from exc
 
 
-def _flatten(data: object, shape: tuple[int, ...], where: str) -> list[Any]:
-    if not isinstance(data, list):
+def _rows(data: object, shape: tuple[int, ...], where: str) -> list[Row]:
+    """The innermost lists of the data, with all elements of the tensor in their order."""
+    if not _is_list(data):
         raise InvalidRequestError(f"{where}: data must be a list, not {short(data)}")
     num_elements = math.prod(shape)
     mismatch = InvalidRequestError(
         f"{where}: data must be flat, with {short(num_elements)} elements, or nested exactly as "
         f"the shape {short(list(shape))} says"
     )
-    values = data
-    if list in set(map(type, data)):
-        values = [data]
-        for dim in shape:
-            if not all(type(part) is list and len(part) == dim for part in values):
+    rows: list[Row] = [data]
+    if _has_lists(data):
+        for dim in shape[:-1]:
+            if any(isinstance(row, Numbers) or len(row) != dim for row in rows):
                 raise mismatch
-            values = list(itertools.chain.from_iterable(values))
-    if len(values) != num_elements or list in set(map(type, values)):
+            parts = [part for row in rows if isinstance(row, list) for part in row]
+            rows = [part for part in parts if _is_list(part)]
+            if len(rows) < len(parts):
+                raise mismatch
+        if not shape or any(len(row) != shape[-1] for row in rows):
+            raise mismatch
+    if sum(map(len, rows)) != num_elements or any(map(_has_lists, rows)):
         raise mismatch
-    return values
+    return rows
 
 
-def _texts(values: list[Any], where: str) -> list[bytes]:
-    _check_types(values, {str}, f"{where}: BYTES needs text")
+def _is_list(value: object) -> TypeGuard[Row]:
+    return isinstance(value, list | Numbers)
+
+
+def _has_lists(row: Row) -> bool:
+    return isinstance(row, list) and any(map(_is_list, row))
+
+
+def _texts(row: Row) -> list[bytes]:
+    if isinstance(row, Numbers):
+        raise ValueError("BYTES needs text, not numbers")
+    _check_types(row, {str}, "BYTES needs text")
     try:
-        return [text.encode() for text in values]
+        return [text.encode() for text in row]
     except UnicodeEncodeError as exc:  # half a surrogate pair, written as an escape
-        raise InvalidRequestError(f"{where}: a text is no UTF-8: {exc.reason}") from exc
+        raise ValueError(f"a text is no UTF-8: {exc.reason}") from exc
 
 
-def _floats(values: list[Any], where: str) -> bytes:
-    _check_types(values, {int, float}, f"{where}: FP32 needs numbers")
-    out_of_range = InvalidRequestError(f"{where}: a number is outside the range of FP32")
+def _pack(values: list[Any]) -> bytes:
+    """Numbers as FP32; raises ValueError if one of them is none."""
+    _check_types(values, {int, float}, "FP32 needs numbers")
+    out_of_range = ValueError("a number is outside the range of FP32")
     try:
         packed = struct.pack(f"<{len(values)}f", *values)
     except (struct.error, OverflowError) as exc:
@@ -78,7 +138,7 @@ def _floats(values: list[Any], where: str) -> bytes:
 def _check_types(values: list[Any], types: set[type], needed: str) -> None:
     if not types.issuperset(map(type, values)):
         wrong = next(value for value in values if type(value) not in types)
-        raise InvalidRequestError(f"{needed}, not {short(wrong)}")
+        raise ValueError(f"{needed}, not {short(wrong)}")
 
 
 def to_json(data: bytes | Sequence[bytes], where: str) -> list[Any]:

@@ -1,17 +1,21 @@
 """Reads the JSON of the Open Inference Protocol strictly: each member must have its type."""
 
-import json
 import math
-from collections import Counter
 from collections.abc import Mapping
 from reprlib import repr as short
-from typing import NamedTuple, NoReturn, TypeGuard
+from typing import NamedTuple, TypeGuard
 
+from service.api.open_inference import json_pieces
 from service.api.open_inference.datatypes import DATATYPES
 from service.errors import InvalidRequestError, TooLargeError
 
 MAX_DIMS = 32
 MAX_DIM = 2**63 - 1
+MAX_MEMBERS = 4096
+"""most values that are no lists, objects or numbers in lists: names, parameters, texts"""
+MAX_UNICODE_BYTES = 1024 * 1024
+"""most bytes of a JSON that is not ASCII: decoding it blocks all other threads, and one character
+may make the text four times as large. Numbers and base64 are ASCII."""
 
 Parameter = str | int | float | bool
 
@@ -35,10 +39,10 @@ def read_object(part: memoryview, bounds: Bounds) -> dict[str, object]:
         TooLargeError: `part` is out of bounds.
     """
     try:
-        text = str(part, "utf-8")
+        text = _decode(part)
         _check_bounds(text, bounds)
-        members = json.loads(text, object_pairs_hook=_members, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as exc:
+        members = json_pieces.read(text, bounds.max_brackets + MAX_MEMBERS)
+    except ValueError as exc:
         raise InvalidRequestError(
             f"the body is no valid JSON: {exc}; if tensors follow the JSON, or the body is one "
             "bare tensor, send the header Inference-Header-Content-Length"
@@ -48,6 +52,16 @@ def read_object(part: memoryview, bounds: Bounds) -> dict[str, object]:
     return members
 
 
+def _decode(part: memoryview) -> str:
+    """The text of a JSON; raises ValueError if it is no UTF-8, or long and not ASCII."""
+    if len(part) > MAX_UNICODE_BYTES and not bytes(part).isascii():
+        raise ValueError(
+            f"it has more than {MAX_UNICODE_BYTES} bytes, and some are not ASCII; write these as "
+            "\\uXXXX"
+        )
+    return str(part, "utf-8")
+
+
 def _check_bounds(text: str, bounds: Bounds) -> None:
     num_brackets = text.count("[") + text.count("{")
     if num_brackets > bounds.max_brackets or text.count(",") > bounds.max_commas:
@@ -55,19 +69,6 @@ def _check_bounds(text: str, bounds: Bounds) -> None:
             f"the JSON has more than {bounds.max_commas} values or {bounds.max_brackets} lists "
             "and objects; send fewer images in one request"
         )
-
-
-def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """The members of a JSON object. A name that is given twice is an error."""
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"member {short(twice)} is given twice")
-    return members
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def read_named(members: Mapping[str, object], kind: str) -> dict[str, dict[str, object]]:

@@ -7,8 +7,9 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
 from service.api import problems
-from service.api.exchange import authorize, exchange
+from service.api.exchange import Arrived, authorize, exchange
 from service.api.open_inference.codec import LENGTH_HEADER
+from service.api.open_inference.content_encoding import inflate
 from service.api.open_inference.documents import (
     EXTENSIONS,
     VERSION,
@@ -16,7 +17,7 @@ from service.api.open_inference.documents import (
     metadata,
     statistics,
 )
-from service.api.open_inference.translate import Limits, respond, understand
+from service.api.open_inference.translate import respond, understand
 from service.errors import ImageRejectedError, ModelNotFoundError, TooLargeError
 from service.models.served import ServedModel
 from service.pipeline.request import Outcome
@@ -54,7 +55,7 @@ def create_router(runtime: Runtime) -> APIRouter:
     router = APIRouter(tags=["open inference protocol"])
     router.include_router(_health(runtime))
     router.include_router(_models(runtime))
-    limits = Limits(settings.max_body_bytes, settings.max_images_per_request)
+    max_images = settings.max_images_per_request
 
     @router.post(
         VERSIONED + "/infer",
@@ -69,10 +70,19 @@ def create_router(runtime: Runtime) -> APIRouter:
     async def infer(request: Request, name: str, version: str = VERSION) -> Response:
         """Classify pictures (`image`, BYTES) or normalised pixels (`pixel_values`, FP32)."""
 
+        async def unpack(body: bytes, arrived: Arrived) -> bytes:
+            return await inflate(
+                body,
+                request.headers.get("content-encoding", "identity"),
+                settings.max_body_bytes,
+                in_a_thread=runtime.pool.run,
+                arrived=arrived,
+            )
+
         async def work(call: Call, body: bytes) -> Response:
             model = _find(runtime, name, version)
             call.model = model.name
-            asked = await runtime.pool.run(understand, body, request.headers, model, limits)
+            asked = await runtime.pool.run(understand, body, request.headers, model, max_images)
             outcomes = await runtime.classify(asked.pictures, asked.wanted, call)
             answered = _all_or_none(outcomes)
             content, json_length = await runtime.pool.run(respond, model, asked, answered)
@@ -80,21 +90,21 @@ def create_router(runtime: Runtime) -> APIRouter:
                 return Response(content, media_type="application/json")
             return Response(content, media_type=BINARY, headers={LENGTH_HEADER: str(json_length)})
 
-        return await exchange(runtime, request, work)
+        return await exchange(runtime, request, work, unpack)
 
     return router
 
 
 def _health(runtime: Runtime) -> APIRouter:
     router = APIRouter()
+    # Once, because `version` reads it from the disk.
+    server = {"name": "rapid-vit", "version": version("rapid-vit"), "extensions": EXTENSIONS}
 
     @router.get("/v2/", include_in_schema=False)
     @router.get("/v2")
     async def show_server() -> Response:
         """Name, version and extensions of the server."""
-        return JSONResponse(
-            {"name": "rapid-vit", "version": version("rapid-vit"), "extensions": EXTENSIONS}
-        )
+        return JSONResponse(server)
 
     @router.get("/v2/health/live", responses=problems.documented_v2(503))
     async def live() -> Response:

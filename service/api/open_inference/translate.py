@@ -19,7 +19,6 @@ from service.api.open_inference.codec import (
     parse,
     render,
 )
-from service.api.open_inference.content_encoding import inflate
 from service.api.open_inference.datatypes import BYTES, FP32
 from service.api.open_inference.documents import IMAGE, LOGITS, OUTPUTS, PIXELS, VERSION
 from service.api.open_inference.members import Bounds
@@ -52,27 +51,23 @@ class Understood(NamedTuple):
     """names of parameters that this service does not use"""
 
 
-class Limits(NamedTuple):
-    """Limits of a request."""
-
-    max_bytes: int
-    """most bytes of the decompressed body"""
-    max_images: int
-
-
-def understand(body: bytes, headers: Headers, model: ServedModel, limits: Limits) -> Understood:
+def understand(body: bytes, headers: Headers, model: ServedModel, max_images: int) -> Understood:
     """Read an infer request for one model. Too slow for the event loop: use a thread.
+
+    Args:
+        body: the whole body, decompressed.
+        headers: headers of the request.
+        model: the model.
+        max_images: most images in the request.
 
     Raises:
         InvalidRequestError: the request breaks the protocol, or names an unknown input or output.
         InvalidParameterError: a parameter is out of range.
         TooLargeError: the request has more bytes or images than allowed.
-        UnsupportedMediaError: the content encoding is unknown.
     """
-    inflated = inflate(body, headers.get("content-encoding", "identity"), limits.max_bytes)
-    bounds = _bounds(model, limits.max_images)
-    request = parse(inflated, headers.get(LENGTH_HEADER), BARE_BODY, bounds)
-    pictures = _pictures(request.inputs, model, limits.max_images)
+    bounds = _bounds(model, max_images)
+    request = parse(body, headers.get(LENGTH_HEADER), BARE_BODY, bounds)
+    pictures = _pictures(request.inputs, model, max_images)
     return Understood(
         request=request,
         pictures=pictures,

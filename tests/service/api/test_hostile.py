@@ -2,52 +2,19 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
-import uvicorn
-from uvicorn.server import ServerState
 
-from service.api.slow_clients import MAX_SILENT_BYTES, limited_protocol
+from service.api.incoming import MAX_SILENT_BYTES, TOO_LONG
 from tests.conftest import AppClient
+from tests.service.api.wire import MAX_RECEIVE_S, App, connected, post, statuses, talk
 from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
-MAX_RECEIVE_S = 0.5
-KEEP_ALIVE_S = 0.1
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
 UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
 FILLER = b"x" * 100_000
-
-
-class App:
-    """Answers with what it was sent, and remembers it."""
-
-    def __init__(self) -> None:
-        """Remember nothing yet."""
-        self.requests: list[tuple[str, bytes]] = []
-        self.headers: list[list[bytes]] = []
-        self.refused: list[str] = []
-        self.may_answer = asyncio.Event()
-        self.may_answer.set()
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Read a request whole and answer it."""
-        body, more = b"", True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                self.requests.append((scope["path"], b"gone"))
-                return
-            body, more = body + message["body"], message["more_body"]
-        self.requests.append((scope["path"], body))
-        self.headers.append([name for name, _ in scope["headers"]])
-        await self.may_answer.wait()
-        headers = [(b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
 
 
 @pytest.fixture
@@ -55,51 +22,9 @@ def app() -> App:
     return App()
 
 
-@asynccontextmanager
-async def connected(
-    app: App, max_receive_s: float = PATIENCE_S
-) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    config = uvicorn.Config(app, log_config=None, ws="none", timeout_keep_alive=KEEP_ALIVE_S)
-    config.load()
-    protocol = limited_protocol(max_receive_s, app.refused.append)
-    loop, state = asyncio.get_running_loop(), ServerState()
-    server = await loop.create_server(lambda: protocol(config, state, {}), "127.0.0.1", 0)
-    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-    async with asyncio.timeout(PATIENCE_S):
-        yield reader, writer
-    writer.close()
-    server.close()
-    for task in state.tasks:
-        task.cancel()
-
-
-async def talk(app: App, *pieces: bytes, max_receive_s: float = PATIENCE_S) -> bytes:
-    """All that comes back on one connection until the server closes it."""
-    async with connected(app, max_receive_s) as (reader, writer):
-        for piece in pieces:
-            writer.write(piece)
-            await asyncio.sleep(0.02)
-        received = b""
-        try:
-            while chunk := await reader.read(65536):
-                received += chunk
-        except ConnectionResetError:
-            pass
-        return received
-
-
-def post(body: bytes, more: bytes = b"", path: bytes = b"/") -> bytes:
-    head = b"POST " + path + b" HTTP/1.1\r\nHost: x\r\n" + more
-    return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
-
-
 def chunked(*pieces: bytes) -> bytes:
     head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     return head + b"".join(pieces)
-
-
-def statuses(received: bytes) -> list[bytes]:
-    return [part[:3] for part in received.split(b"HTTP/1.1 ")[1:]]
 
 
 # offers of another protocol
@@ -123,13 +48,13 @@ async def test_a_body_behind_an_offer_to_upgrade_is_a_body(
 
 async def test_a_chunked_body_behind_an_offer_to_upgrade_is_a_body(app: App) -> None:
     body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(SMUGGLED), SMUGGLED)
-    start = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + UPGRADE + b"\r\n"
+    start = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n" + UPGRADE + b"\r\n"
     assert statuses(await talk(app, start, body)) == [b"200"]
     assert app.requests == [("/", SMUGGLED)]
 
 
 async def test_many_offers_in_one_piece_are_all_ignored(app: App) -> None:
-    get = b"GET /%d HTTP/1.1\r\n" + UPGRADE + b"\r\n"
+    get = b"GET /%d HTTP/1.1\r\nHost: x\r\n" + UPGRADE + b"\r\n"
     received = await talk(app, b"".join(get % number for number in range(400)))
     assert statuses(received) == [b"200"] * 400
     assert [path for path, _ in app.requests] == [f"/{number}" for number in range(400)]
@@ -169,7 +94,7 @@ async def test_a_flood_is_cut_off(app: App, flood: bytes) -> None:
     assert statuses(received) == [b"400"]
     assert b"connection: close" in received
     assert b"More than 65536 bytes of head" in received
-    assert app.refused == ["More than 65536 bytes of head."]
+    assert app.refused == [TOO_LONG]
     assert app.requests in ([], [("/", b"gone")])
 
 

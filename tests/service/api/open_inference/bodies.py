@@ -7,6 +7,7 @@ from typing import Any
 
 from service.api.open_inference.codec import InferRequest, OutputTensor, RawInput, render
 from service.api.open_inference.codec import parse as parse_within
+from service.api.open_inference.content_encoding import pieces
 from service.api.open_inference.members import Bounds
 
 RAW = RawInput("image", "BYTES", (1,))
@@ -38,6 +39,11 @@ def read(body: bytes) -> InferRequest:
 
 def read_binary(part: bytes, raw: bytes, raw_input: RawInput = RAW) -> InferRequest:
     return parse(part + raw, str(len(part)), raw_input)
+
+
+def inflate(body: bytes, encoding: str, max_bytes: int) -> bytes:
+    """The whole decompressed body."""
+    return b"".join(pieces(body, encoding, max_bytes))
 
 
 def texts(*elements: bytes) -> bytes:

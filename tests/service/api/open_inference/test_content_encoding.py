@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import random
 import zlib
 from typing import Any
 
@@ -9,9 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.api.open_inference.content_encoding import inflate
+from service.api.open_inference.content_encoding import (
+    FREE_BYTES,
+    MAX_RATIO,
+    PIECE_BYTES,
+    pieces,
+)
 from service.errors import InvalidRequestError, TooLargeError, UnsupportedMediaError
 from tests.service.api.names import short
+from tests.service.api.open_inference.bodies import inflate
 
 
 @pytest.mark.parametrize(
@@ -40,6 +47,32 @@ def test_a_bomb_is_not_inflated(encoding: str) -> None:
         inflate(bomb, encoding, 1000)
     with pytest.raises(TooLargeError):  # its end is never looked at
         inflate(bomb[:500] + b"no end", encoding, 1000)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_the_pieces_are_small_and_together_the_body(encoding: str) -> None:
+    noise = random.Random(0).randbytes(3 * PIECE_BYTES)
+    body = noise + bytes(PIECE_BYTES) + noise[:1000]
+    packed = {"gzip": gzip.compress, "deflate": zlib.compress}[encoding](body)
+    found = list(pieces(packed, encoding, len(body)))
+    assert b"".join(found) == body
+    assert min(map(len, found)) > 0
+    assert max(map(len, found)) <= PIECE_BYTES
+    with pytest.raises(InvalidRequestError, match=f"the body has {len(noise)} bytes after its"):
+        list(pieces(packed + noise, encoding, len(body)))
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_few_bytes_do_not_become_very_many(encoding: str) -> None:
+    pack = {"gzip": gzip.compress, "deflate": zlib.compress}[encoding]
+    assert len(inflate(pack(bytes(FREE_BYTES)), encoding, 2 * FREE_BYTES)) == FREE_BYTES
+    bomb = pack(bytes(FREE_BYTES + 1))
+    message = f"more than {FREE_BYTES} bytes and more than {MAX_RATIO} times its {len(bomb)} compr"
+    with pytest.raises(TooLargeError, match=message):
+        inflate(bomb, encoding, 2 * FREE_BYTES)
+    photo_and_zeros = random.Random(0).randbytes(100_000) + bytes(FREE_BYTES + 1)
+    found = inflate(pack(photo_and_zeros), encoding, 2 * FREE_BYTES)
+    assert found == photo_and_zeros
 
 
 @pytest.mark.parametrize(

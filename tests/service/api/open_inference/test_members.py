@@ -238,3 +238,14 @@ def test_json_out_of_bounds_is_not_parsed(bounds: Bounds, fits: bool) -> None:
         if not fits:
             with pytest.raises(TooLargeError, match=f"more than {bounds.max_commas} values"):
                 parse_within(text, None, RAW, bounds)
+
+
+def test_a_large_json_is_ascii() -> None:
+    for name, fits in (("\u00e9", True), ("\u00e9" * 600_000, False)):
+        body = json.dumps({"inputs": [PIXELS], "unknown": name}, ensure_ascii=False).encode()
+        if fits:
+            assert len(read(body).inputs) == 1
+        else:
+            with pytest.raises(InvalidRequestError, match=r"not ASCII; write these as \\uXXXX"):
+                read(body)
+        assert len(read(request(unknown=name)).inputs) == 1

@@ -15,9 +15,8 @@ from tritonclient.http import (
 from tritonclient.utils import triton_to_np_dtype
 
 from service.api.open_inference.codec import InferRequest, InputTensor, OutputTensor, WantedOutput
-from service.api.open_inference.content_encoding import inflate
 from service.errors import InvalidRequestError
-from tests.service.api.open_inference.bodies import RAW, answer, parse
+from tests.service.api.open_inference.bodies import RAW, answer, inflate, parse
 
 
 def triton_input(name: str, array: Any, datatype: str, *, binary: bool) -> InferInput:
