@@ -7,10 +7,11 @@ import io
 import logging
 import re
 import struct
+from collections.abc import Callable
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from service.errors import ImageRejectedError, TooLargeError
+from service.errors import ImageRejectedError, ServiceError, TooLargeError
 from service.images.options import MAX_PIXELS
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,13 @@ NO_MEMORY = "there is not enough memory to decode the image; send a smaller one"
 Image.MAX_IMAGE_PIXELS = None
 
 
-def read(body: bytes, resize_side: int, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read(
+    body: bytes,
+    resize_side: int,
+    max_pixels: int = MAX_PIXELS,
+    *,
+    before_pixels: Callable[[Image.Image], None] = lambda _: None,
+) -> Image.Image:
     """Decode an image: an RGB picture, the right way up.
 
     Of an animation, the first frame is taken. EXIF rotation is applied. Colour becomes RGB; grey of
@@ -47,10 +54,13 @@ def read(body: bytes, resize_side: int, max_pixels: int = MAX_PIXELS) -> Image.I
         body: the image file.
         resize_side: pixels that the shorter side will have after resizing.
         max_pixels: most pixels, before and after resizing.
+        before_pixels: called with the opened picture when its header is read and its size is
+            allowed, before any pixel is decoded. It may raise a ServiceError.
 
     Raises:
         ImageRejectedError: empty, truncated, damaged, or not an image of a known format.
         TooLargeError: more pixels than allowed, or than there is memory for.
+        ServiceError: what `before_pixels` raises.
     """
     if not body:
         raise ImageRejectedError("the image is empty (0 bytes)")
@@ -58,8 +68,9 @@ def read(body: bytes, resize_side: int, max_pixels: int = MAX_PIXELS) -> Image.I
         _check_scans(body)
         with Image.open(_MeteredFile(body), formats=FORMATS) as image:
             _check_size(image.size, resize_side, max_pixels)
+            before_pixels(image)
             return _to_rgb(image, resize_side)
-    except (ImageRejectedError, TooLargeError):
+    except ServiceError:
         raise
     except MemoryError as exc:
         raise TooLargeError(NO_MEMORY) from exc
