@@ -7,3 +7,8 @@ MAX_PIXELS = 50_000_000
 
 Resize = Literal["pillow", "torch"]
 """the library that resizes pictures to the input size of the model"""
+
+Color = Literal["srgb", "ignore"]
+"""what becomes of colour profiles: converted to sRGB as a viewer does, or ignored as timm does"""
+COLOR: Color = "srgb"
+"""the default"""

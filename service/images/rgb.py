@@ -12,7 +12,9 @@ from collections.abc import Callable
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from service.errors import ImageRejectedError, ServiceError, TooLargeError
-from service.images.options import MAX_PIXELS
+from service.images import code_points
+from service.images import color as colors
+from service.images.options import COLOR, MAX_PIXELS, Color
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ def read(
     resize_side: int,
     max_pixels: int = MAX_PIXELS,
     *,
+    color: Color = COLOR,
     before_pixels: Callable[[Image.Image], None] = lambda _: None,
 ) -> Image.Image:
     """Decode an image: an RGB picture, the right way up.
@@ -54,6 +57,7 @@ def read(
         body: the image file.
         resize_side: pixels that the shorter side will have after resizing.
         max_pixels: most pixels, before and after resizing.
+        color: what becomes of a colour profile.
         before_pixels: called with the opened picture when its header is read and its size is
             allowed, before any pixel is decoded. It may raise a ServiceError.
 
@@ -68,8 +72,9 @@ def read(
         _check_scans(body)
         with Image.open(_MeteredFile(body), formats=FORMATS) as image:
             _check_size(image.size, resize_side, max_pixels)
+            code_points.note(image, body)
             before_pixels(image)
-            return _to_rgb(image, resize_side)
+            return _to_rgb(image, resize_side, color)
     except ServiceError:
         raise
     except MemoryError as exc:
@@ -143,7 +148,7 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _to_rgb(image: Image.Image, resize_side: int) -> Image.Image:
+def _to_rgb(image: Image.Image, resize_side: int, color: Color) -> Image.Image:
     if image.format in DRAFT_FORMATS:
         # libjpeg halves large photos while it decodes, as long as both sides keep at least twice
         # their length after resizing. That is several times faster, without a visible difference.
@@ -157,6 +162,7 @@ def _to_rgb(image: Image.Image, resize_side: int) -> Image.Image:
             f"pixels of mode {image.mode!r} (32 bits a channel) have no known range; "
             "send 8 or 16 bits a channel"
         )
+    image = colors.to_srgb(image, color)
     if "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
