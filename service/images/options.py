@@ -2,6 +2,9 @@
 
 from typing import Literal
 
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+"""the formats that are read, by Pillow's names"""
+
 MAX_PIXELS = 50_000_000
 """default for the most pixels of one image, before and after resizing"""
 

@@ -12,13 +12,12 @@ from collections.abc import Callable
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from service.errors import ImageRejectedError, ServiceError, TooLargeError
-from service.images import code_points
+from service.images import code_points, heic, refusals
 from service.images import color as colors
 from service.images.options import COLOR, MAX_PIXELS, Color
 
 logger = logging.getLogger(__name__)
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 DRAFT_FORMATS = ("JPEG", "MPO")
 
 MAX_SCANS = 32
@@ -70,7 +69,7 @@ def read(
         raise ImageRejectedError("the image is empty (0 bytes)")
     try:
         _check_scans(body)
-        with Image.open(_MeteredFile(body), formats=FORMATS) as image:
+        with Image.open(_MeteredFile(body), formats=heic.formats(body)) as image:
             _check_size(image.size, resize_side, max_pixels)
             code_points.note(image, body)
             before_pixels(image)
@@ -80,11 +79,9 @@ def read(
     except MemoryError as exc:
         raise TooLargeError(NO_MEMORY) from exc
     except UnidentifiedImageError as exc:
-        raise ImageRejectedError(
-            f"this is not an image of a known format; known are {', '.join(FORMATS)}"
-        ) from exc
+        raise ImageRejectedError(refusals.describe(body)) from exc
     except Exception as exc:  # damaged files make decoders raise almost anything
-        raise ImageRejectedError(f"the image is damaged and cannot be decoded: {exc}") from exc
+        raise ImageRejectedError(refusals.damaged(body, exc)) from exc
 
 
 class _MeteredFile(io.BytesIO):
@@ -158,10 +155,7 @@ def _to_rgb(image: Image.Image, resize_side: int, color: Color) -> Image.Image:
         # convert("RGB") would clip at 255 and turn the picture white.
         image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
     if image.mode in ("I", "F"):
-        raise ImageRejectedError(
-            f"pixels of mode {image.mode!r} (32 bits a channel) have no known range; "
-            "send 8 or 16 bits a channel"
-        )
+        raise ImageRejectedError(refusals.no_range(image))
     image = colors.to_srgb(image, color)
     if "transparency" in image.info:
         image = image.convert("RGBA")

@@ -28,6 +28,8 @@ IMAGE_TYPES = (
     "image/bmp",
     "image/tiff",
     "image/avif",
+    "image/heic",
+    "image/heif",
     "application/octet-stream",
 )
 JSON_TYPE = "application/json"
