@@ -15,7 +15,7 @@ import rapid_core
 from service.backends import devices
 from service.backends.placement import choose
 from service.errors import ModelLoadError
-from service.images import files
+from service.images import files, heic
 from service.images.decode import InputSpec
 from service.images.options import COLOR, Color
 from service.models import timm_models
@@ -112,7 +112,8 @@ def load_pictures(
     Raises:
         ModelLoadError: there is none, or one of them cannot be read.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    suffixes = IMAGE_SUFFIXES | (heic.SUFFIXES if heic.is_installed() else set())
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
     if not paths:
         raise ModelLoadError(f"{folder} has no images")
     spec = InputSpec(loaded.transform, loaded.resize_side, color)

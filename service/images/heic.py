@@ -17,6 +17,7 @@ FORMAT = "HEIF"
 """the package's name for the format"""
 BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 AVIF_BRANDS = (b"avif", b"avis")
+SUFFIXES = {".heic", ".heif"}
 MAX_BRANDS = 32
 """brands of a file that are looked at"""
 MISSING = (

@@ -169,7 +169,7 @@ def _text(head: bytes) -> What | None:
     small = text.lower()
     if small.startswith(b"--") and b"content-disposition" in small:
         return FORM
-    if not text or not _is_text(text):
+    if not text or not _is_text(head):
         return None
     if b"<svg" in small:
         return "an SVG drawing", RENDERED

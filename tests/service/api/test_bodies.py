@@ -52,7 +52,7 @@ def test_a_body_is_as_long_as_announced_or_of_unknown_length(
     "content_type",
     [
         *("image/jpeg", "image/jpg", "image/png", "image/webp", "image/gif", "image/bmp"),
-        *("image/tiff", "image/avif", "application/octet-stream"),
+        *("image/tiff", "image/avif", "image/heic", "image/heif", "application/octet-stream"),
         *("IMAGE/JPEG", "image/jpeg; q=0.8", "  image/png ;name=x.png"),
         None,
     ],
@@ -64,7 +64,7 @@ async def test_a_raw_body_is_the_image(pool: ThreadPoolExecutor, content_type: s
 @pytest.mark.parametrize(
     "content_type",
     [
-        *("", ";", "jpeg", "image/*", "image/jpegs", "image/svg+xml", "image/heic", "video/mp4"),
+        *("", ";", "jpeg", "image/*", "image/jpegs", "image/svg+xml", "image/jxl", "video/mp4"),
         *("text/plain", "text/json", "application/x-www-form-urlencoded", "multipart/mixed"),
     ],
 )
