@@ -11,7 +11,14 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.backends.options import Backend, Precision
 from service.errors import SettingsError
-from service.images.options import DECODE_MEMORY_MIB, DECODE_TIMEOUT_S, MAX_PIXELS, Resize
+from service.images.options import (
+    COLOR,
+    DECODE_MEMORY_MIB,
+    DECODE_TIMEOUT_S,
+    MAX_PIXELS,
+    Color,
+    Resize,
+)
 from service.tiers import TIERS, Tier
 
 PREFIX = "RAPID_"
@@ -88,6 +95,11 @@ class _WhatComputes(BaseSettings):
         "pillow",
         description="`pillow`: pictures are resized as timm does it, bit for bit; `torch`: several "
         "times faster, and some values of a picture differ by 1 or 2 of 255",
+    )
+    color: Color = Field(
+        COLOR,
+        description="`srgb`: a picture with a colour profile is converted to sRGB, as viewers do; "
+        "`ignore`: profiles are ignored, as timm does, bit for bit",
     )
 
 

@@ -7,7 +7,8 @@ from typing import Annotated
 from typer import Argument, Option
 
 from service.cli import options, temporary, terminal
-from service.cli.options import Device
+from service.cli.options import AS_SET, Device
+from service.images.options import COLOR, Color
 
 Model = Annotated[
     str, Argument(help="As in RAPID_MODELS: a bundled name, a folder, a name of timm.")
@@ -26,7 +27,13 @@ Seed = Annotated[int, Option(help="Seed of the search.")]
 
 
 def calibrate(
-    model: Model, *, images: Images, out: Out = None, device: Device = "auto", seed: Seed = 0
+    model: Model,
+    *,
+    images: Images,
+    out: Out = None,
+    device: Device = "auto",
+    color: Annotated[Color, AS_SET] = COLOR,
+    seed: Seed = 0,
 ) -> None:
     """Find a model's tiers on unlabelled pictures and write them beside it.
 
@@ -40,7 +47,7 @@ def calibrate(
     from service.cli.calibrate_search import Search, Watch, find_tiers
 
     watch = Watch(partial(terminal.track, description="pictures"), terminal.counting)
-    found = find_tiers(Search(model, images, out, device, seed), watch)
+    found = find_tiers(Search(model, images, out, device, color, seed), watch)
     for tier, reason in found.left_out.items():
         terminal.note(f"{tier} is left out: {reason}")
     terminal.show(f"wrote {found.written}")

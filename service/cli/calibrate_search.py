@@ -15,8 +15,9 @@ import rapid_core
 from service.backends import devices
 from service.backends.placement import choose
 from service.errors import ModelLoadError
-from service.images import files
+from service.images import files, heic
 from service.images.decode import InputSpec
+from service.images.options import COLOR, Color
 from service.models import timm_models
 from service.models.tiers_file import CalibratedTier, CalibrationFile
 from service.models.timm_models import CALIBRATION, LoadedModel
@@ -35,6 +36,7 @@ class Search(NamedTuple):
     out: Path | None = None
     """file to write; None: `tiers.json` in the model's folder"""
     device: str = "auto"
+    color: Color = COLOR
     seed: int = 0
 
 
@@ -79,7 +81,7 @@ def find_tiers(search: Search, watch: Watch = SILENT) -> Found:
     devices.check(search.device)
     out = search.out or _beside(search.model)
     loaded = timm_models.load(search.model)
-    images = load_pictures(search.images, loaded, watch)
+    images = load_pictures(search.images, loaded, search.color, watch)
     loaded.module.to(choose(search.device, "torch", "float32").device)
     progress = out.with_suffix(".progress.json")
     memo: Memo = json.loads(progress.read_text()) if progress.is_file() else {}
@@ -102,16 +104,19 @@ def find_tiers(search: Search, watch: Watch = SILENT) -> Found:
     return Found(out, left_out)
 
 
-def load_pictures(folder: Path, loaded: LoadedModel, watch: Watch = SILENT) -> Tensor:
+def load_pictures(
+    folder: Path, loaded: LoadedModel, color: Color = COLOR, watch: Watch = SILENT
+) -> Tensor:
     """Pixels (M, 3, H, W) of every image in a folder, in the order of their paths.
 
     Raises:
         ModelLoadError: there is none, or one of them cannot be read.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    suffixes = IMAGE_SUFFIXES | (heic.SUFFIXES if heic.is_installed() else set())
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
     if not paths:
         raise ModelLoadError(f"{folder} has no images")
-    spec = InputSpec(loaded.transform, loaded.resize_side)
+    spec = InputSpec(loaded.transform, loaded.resize_side, color)
     return torch.stack([files.read(path, spec) for path in watch.pictures(paths)])
 
 

@@ -51,3 +51,4 @@ def new_picture(path: Path | None) -> Path | None:
 Device = Annotated[
     str, typer.Option(parser=device, metavar="<auto|cpu|cuda|cuda:n>", help="Where to compute.")
 ]
+AS_SET = typer.Option(help="As the setting of this name; rapid serve --help explains it.")

@@ -7,15 +7,14 @@ from typer import Option
 
 from service.backends.options import Backend, Precision
 from service.cli import options, temporary, terminal
-from service.cli.options import Device
-from service.images.options import Resize
+from service.cli.options import AS_SET, Device
+from service.images.options import COLOR, Color, Resize
 from service.settings import Settings
 from service.tiers import TIERS
 
 DEFAULT_MODEL = Settings.model_fields["models"].default[0]
 ALL_TIERS = ",".join(TIERS)
 TITLES = ("tier", "r", "MACs", "top-1", "top-5", "as unreduced")
-AS_SET = Option(help="As the setting of this name; rapid serve --help explains it.")
 
 Model = Annotated[str, Option(help="As in RAPID_MODELS.")]
 Data = Annotated[
@@ -66,6 +65,7 @@ def probe(
     backend: Annotated[Backend, AS_SET] = "auto",
     precision: Annotated[Precision, AS_SET] = "float32",
     resize: Annotated[Resize, AS_SET] = "pillow",
+    color: Annotated[Color, AS_SET] = COLOR,
     batch_size: Count = "16",
     max_images: MaxImages = None,
     csv: Csv = None,
@@ -84,7 +84,9 @@ def probe(
     from service.cli import probe_rows
     from service.cli.probe_measure import Wanted, measure_tiers
 
-    wanted = Wanted(model, data, tiers, device, backend, precision, resize, batch_size, max_images)
+    wanted = Wanted(
+        model, data, tiers, device, backend, precision, resize, color, batch_size, max_images
+    )
     probed = measure_tiers(wanted, terminal.track)
     terminal.show_table(TITLES, map(probe_rows.cells, probed.rows))
     if csv:

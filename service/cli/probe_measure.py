@@ -20,8 +20,7 @@ from service.backends.placement import Placement, choose
 from service.cli.probe_rows import Row
 from service.errors import ModelLoadError
 from service.images import files
-from service.images.decode import InputSpec
-from service.images.options import Resize
+from service.images.options import COLOR, Color, Resize
 from service.models import catalog, timm_models
 from service.models.served import ServedModel
 from service.runtime.device import open_engine
@@ -47,6 +46,7 @@ class Wanted(NamedTuple):
     backend: Backend = "auto"
     precision: Precision = "float32"
     resize: Resize = "pillow"
+    color: Color = COLOR
     batch_size: int = 16
     max_images: int | None = None
     """of more pictures, evenly spaced ones; None for all"""
@@ -80,7 +80,7 @@ def measure_tiers(wanted: Wanted, track: Track = lambda pictures, _: pictures) -
     if folder is None:
         raise ModelLoadError(f"{wanted.model!r} has no pictures beside it; name some with --data")
     with closing(_engine(placement)) as engine:
-        model = catalog.load(wanted.model, placement, wanted.resize)
+        model = catalog.load(wanted.model, placement, wanted.resize, wanted.color)
         most = wanted.max_images or sys.maxsize
         listed = probe_set.read(folder, model.labels, max_pictures=most).pictures
         counts = asyncio.run(_measure(model, engine, track(listed, model.name), wanted))
@@ -105,7 +105,7 @@ async def _measure(
 
 
 def _decoded(model: ServedModel, listed: Iterable[Picture]) -> Iterator[tuple[Tensor, int]]:
-    spec = InputSpec(model.transform, model.input_spec.resize_side)
+    spec = model.input_spec._replace(transform=model.transform)
     for path, label in listed:
         yield files.read(path, spec), label
 

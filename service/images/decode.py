@@ -8,7 +8,7 @@ from torch import Tensor
 
 from service.errors import TooLargeError
 from service.images import rgb
-from service.images.options import MAX_PIXELS
+from service.images.options import COLOR, MAX_PIXELS, Color
 from service.images.shrink import Shrink
 
 
@@ -19,6 +19,8 @@ class InputSpec(NamedTuple):
     """RGB image -> (3, H, W)."""
     resize_side: int
     """pixels of the shorter side after the transform has resized."""
+    color: Color = COLOR
+    """what becomes of a picture's colour profile."""
     shrink: Shrink | None = None
     """the first step of the transform, if it resizes; a decoding process does it already"""
 
@@ -35,7 +37,7 @@ def decode(body: bytes, spec: InputSpec, max_pixels: int = MAX_PIXELS) -> Tensor
         ImageRejectedError: empty, truncated, damaged, or not an image of a known format.
         TooLargeError: more pixels than allowed, or than there is memory for.
     """
-    picture = rgb.read(body, spec.resize_side, max_pixels)
+    picture = rgb.read(body, spec.resize_side, max_pixels, color=spec.color)
     try:
         return spec.transform(picture)
     except MemoryError as exc:

@@ -173,7 +173,9 @@ class DecodePool:
         """Pixels, and the seconds that decoding itself took."""
         started = monotonic()
         spec = picture.spec
-        order = Order(spec.resize_side, self._limits.max_pixels, max_bytes, spec.shrink)
+        order = Order(
+            *(spec.resize_side, self._limits.max_pixels, max_bytes), spec.shrink, spec.color
+        )
         image = process.decode(picture.body, order, self._limits.timeout_s, picture.cancellation)
         return spec.transform(image), monotonic() - started
 

@@ -8,11 +8,25 @@ from collections.abc import Callable
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from service.errors import ImageRejectedError, ServiceError, TooLargeError
-from service.images import alpha, avif, color_key, grey, jpeg, orientation, parts, png, tiff, webp
-from service.images.options import MAX_PIXELS
+from service.images import (
+    alpha,
+    avif,
+    code_points,
+    color_key,
+    grey,
+    heic,
+    jpeg,
+    orientation,
+    parts,
+    png,
+    refusals,
+    tiff,
+    webp,
+)
+from service.images import color as colors
+from service.images.options import COLOR, MAX_PIXELS, Color
 from service.images.source import Box, Source
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 DRAFT_FORMATS = ("JPEG", "MPO")
 DECODER_FORMATS = ("WEBP", "AVIF")
 """Their pictures hold the decoder and all that it has in memory."""
@@ -29,6 +43,7 @@ def read(
     resize_side: int,
     max_pixels: int = MAX_PIXELS,
     *,
+    color: Color = COLOR,
     before_pixels: Callable[[Image.Image], None] = lambda _: None,
 ) -> Image.Image:
     """Decode an image: an RGB picture, the right way up, on white ground.
@@ -42,6 +57,7 @@ def read(
         body: the image file.
         resize_side: pixels that the shorter side will have after resizing.
         max_pixels: most pixels, before and after resizing.
+        color: what becomes of a colour profile.
         before_pixels: called with the opened picture when its header is read and its size is
             allowed, before any pixel is decoded. It may raise a ServiceError.
 
@@ -58,20 +74,19 @@ def read(
         refusal = source.refusal
         if source.size:
             _check_size(source.size, resize_side, max_pixels)
-        with parts.opened(source.parts, FORMATS) as image:
+        with parts.opened(source.parts, heic.formats(body)) as image:
             _check_size(image.size, resize_side, max_pixels)
+            code_points.note(image, body)
             before_pixels(image)
-            return _to_rgb(image, source, resize_side)
+            return _to_rgb(image, source, resize_side, color)
     except ServiceError:
         raise
     except MemoryError as exc:
         raise TooLargeError(NO_MEMORY) from exc
     except UnidentifiedImageError as exc:
-        raise ImageRejectedError(
-            refusal or f"this is not an image of a known format; known are {', '.join(FORMATS)}"
-        ) from exc
+        raise ImageRejectedError(refusals.describe(body, refusal)) from exc
     except Exception as exc:  # damaged files make decoders raise almost anything
-        raise ImageRejectedError(f"the image is damaged and cannot be decoded: {exc}") from exc
+        raise ImageRejectedError(refusals.damaged(body, exc)) from exc
 
 
 def _source(body: bytes) -> Source:
@@ -81,7 +96,10 @@ def _source(body: bytes) -> Source:
     if body.startswith(png.SIGNATURE):
         return png.read(body)
     if body.startswith(tiff.SIGNATURES):
-        return tiff.read(body)
+        try:
+            return tiff.read(body)
+        except ImageRejectedError as exc:
+            raise ImageRejectedError(refusals.describe(body, str(exc))) from exc
     if webp.is_webp(body):
         return webp.read(body)
     if avif.is_avif(body):
@@ -104,7 +122,9 @@ def _check_size(size: tuple[int, int], resize_side: int, max_pixels: int) -> Non
         )
 
 
-def _to_rgb(image: ImageFile.ImageFile, source: Source, resize_side: int) -> Image.Image:
+def _to_rgb(
+    image: ImageFile.ImageFile, source: Source, resize_side: int, color: Color
+) -> Image.Image:
     if image.format in DRAFT_FORMATS:
         # libjpeg halves large photos while it decodes, as long as both sides keep at least twice
         # their length after resizing. That is several times faster, without a visible difference.
@@ -113,7 +133,7 @@ def _to_rgb(image: ImageFile.ImageFile, source: Source, resize_side: int) -> Ima
     if source.raw_planes:
         tiff.name_planes(image, source.raw_planes)
     image.load()
-    picture = _with_8_bits(image, source)
+    picture = colors.to_srgb(_with_8_bits(image, source), color)
     picture = alpha.on_white(picture, certain_alpha=source.certain_alpha)
     if frame and frame != (0, 0, *picture.size):
         picture = alpha.outside(picture, frame)
@@ -137,8 +157,5 @@ def _with_8_bits(image: Image.Image, source: Source) -> Image.Image:
         key = source.key[0] if source.key else None
         return grey.to_8_bits(image, bits=source.bits, inverted=source.inverted, key=key)
     if image.mode in ("I", "F"):
-        raise ImageRejectedError(
-            f"pixels of mode {image.mode!r} (32 bits a channel) have no known range; "
-            "send 8 or 16 bits a channel"
-        )
+        raise ImageRejectedError(refusals.no_range(image))
     return color_key.whiten(image, source) if source.key else image

@@ -22,7 +22,10 @@ def read(body: bytes) -> Source:
 
 
 def _size(body: bytes) -> tuple[int, int] | None:
-    """Width and height of the canvas; None: the header is damaged."""
+    """Width and height of the canvas; None: the header is damaged, or not that of this file."""
+    num_bytes = int.from_bytes(body[4:8], "little") + 8
+    if len(body) not in (num_bytes, num_bytes + 1):
+        return None
     kind, data = body[12:16], body[20:30]
     if kind == b"VP8X" and len(data) == 10:
         return _int24(data, 4) + 1, _int24(data, 7) + 1

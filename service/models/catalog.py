@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from service.backends.placement import Placement
 from service.errors import ModelLoadError, ModelNotFoundError
-from service.images.options import Resize
+from service.images.options import COLOR, Color, Resize
 from service.models import labels, timm_models
 from service.models.served import ServedModel
 
@@ -69,13 +69,16 @@ def name_and_spec(setting: str) -> tuple[str, str]:
     return name, setting
 
 
-def load(setting: str, placement: Placement, resize: Resize = "pillow") -> ServedModel:
+def load(
+    setting: str, placement: Placement, resize: Resize = "pillow", color: Color = COLOR
+) -> ServedModel:
     """Load one entry of RAPID_MODELS.
 
     Args:
         setting: a name and where the model is.
         placement: where and how it computes.
         resize: the library that resizes pictures to the input size of the model.
+        color: what becomes of a picture's colour profile.
 
     Raises:
         ModelLoadError: it cannot be served.
@@ -84,4 +87,4 @@ def load(setting: str, placement: Placement, resize: Resize = "pillow") -> Serve
     loaded = timm_models.load(spec)
     if resize == "torch":
         loaded = loaded._replace(transform=timm_models.resizing_quickly(loaded.transform))
-    return ServedModel(name, loaded, placement)
+    return ServedModel(name, loaded, placement, color)

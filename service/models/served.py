@@ -14,6 +14,7 @@ from service.backends.pixels import Normalization
 from service.backends.placement import Placement
 from service.errors import ModelLoadError
 from service.images.decode import InputSpec
+from service.images.options import COLOR, Color
 from service.models import timm_models
 from service.models.timm_models import LoadedModel
 from service.tiers import CALIBRATED_METHOD, ReductionRange, Tier
@@ -24,8 +25,16 @@ METHODS = tuple(rapid_core.METHODS)
 class ServedModel:
     """One model and all its variants, which share its weights. May be used from any thread."""
 
-    def __init__(self, name: str, loaded: LoadedModel, placement: Placement) -> None:
+    def __init__(
+        self, name: str, loaded: LoadedModel, placement: Placement, color: Color = COLOR
+    ) -> None:
         """Move the weights to the device.
+
+        Args:
+            name: what requests call it.
+            loaded: the model.
+            placement: where and how it computes.
+            color: what becomes of a picture's colour profile.
 
         Raises:
             ModelLoadError: the tokens of this model cannot be reduced, or its calibration is that
@@ -39,7 +48,7 @@ class ServedModel:
         """RGB image -> (3, H, W), float32, normalised"""
         decode_transform, self._normalization = _decoding(self.transform, placement)
         self.input_spec = InputSpec(
-            decode_transform, loaded.resize_side, timm_models.shrink_of(self.transform)
+            decode_transform, loaded.resize_side, color, timm_models.shrink_of(self.transform)
         )
         """the input that decoding makes of a picture"""
         self._variants: dict[tuple[str, int | None, Tier | None], Variant] = {}

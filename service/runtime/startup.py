@@ -28,7 +28,7 @@ async def load_models(
         ModelLoadError: a model cannot be served.
     """
     for setting in settings.models:
-        load = partial(catalog.load, setting, engine.placement, settings.resize)
+        load = partial(catalog.load, setting, engine.placement, settings.resize, settings.color)
         model = await engine.run(load)
         yield model, await _warm_up(model, settings, engine)
 

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from service.images.options import Color
 from service.images.shrink import Shrink
 
 
@@ -16,6 +17,8 @@ class Order(NamedTuple):
     """most memory that decoding may take; a picture that needs more comes back undone"""
     shrink: Shrink | None
     """resizes the picture; None: leave it as it is"""
+    color: Color
+    """what becomes of its colour profile"""
 
     def as_message(self) -> dict[str, object]:
         """The same as values for JSON."""

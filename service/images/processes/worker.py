@@ -49,7 +49,9 @@ def _answer(order: Order, body: bytes) -> tuple[dict[str, Any], bytes]:
     try:
         if needed > order.max_bytes:
             return {"needs": needed}, b""
-        picture = rgb.read(body, order.resize_side, order.max_pixels, before_pixels=check)
+        picture = rgb.read(
+            *(body, order.resize_side, order.max_pixels), color=order.color, before_pixels=check
+        )
         if order.shrink:
             picture = order.shrink(picture)
         return {"size": picture.size}, picture.tobytes()

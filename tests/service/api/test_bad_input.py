@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import Any
 
 import httpx
+import pillow_heif
 import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
@@ -23,6 +24,8 @@ OWL = (BUNDLED / "examples" / "owl.jpg").read_bytes()
 ZEBRA = (BUNDLED / "examples" / "zebra.jpg").read_bytes()
 PHOTO = opened(OWL)
 OTHER = opened(ZEBRA)
+pillow_heif.register_heif_opener()  # for writing
+HEIC = encoded(OTHER, "HEIF")
 BASE64 = base64.b64encode(OWL).decode()
 MAX_BODY_BYTES = 32 * 1024 * 1024
 Request = dict[str, Any]
@@ -69,6 +72,8 @@ REFUSED: dict[str, tuple[Request, int, str, str]] = {
     "html": (raw(b"<html></html>", "image/png"), 400, "invalid_image", "known are JPEG"),
     "truncated jpeg": (raw(OWL[: len(OWL) // 2]), 400, "invalid_image", "is damaged"),
     "truncated head": (raw(OWL[:100]), 400, "invalid_image", "is damaged"),
+    "base64": (raw(BASE64), 400, "invalid_image", "this is base64 text of a JPEG, .* send JSON"),
+    "pdf": (raw(b"%PDF-1.7"), 400, "invalid_image", "this is a PDF document, .* render it"),
     "float tiff": (
         raw(encoded(Image.new("F", (9, 9)), "TIFF"), "image/tiff"),
         *(400, "invalid_image", "send 8 or 16 bits a channel"),
@@ -234,6 +239,11 @@ ACCEPTED: dict[str, tuple[Request, str | None]] = {
         "owl",
     ),
     "avif": (raw(encoded(OTHER, "AVIF"), "image/avif"), "zebra"),
+    "heic": (raw(HEIC, "image/heic"), "zebra"),
+    "heif": (raw(HEIC, "image/heif"), "zebra"),
+    "heic called jpeg": (raw(HEIC), "zebra"),
+    "heic as any bytes": (raw(HEIC, "application/octet-stream"), "zebra"),
+    "heic in a form": ({"files": {"image": ("IMG_1.HEIC", HEIC)}}, "zebra"),
     "20 megapixels": (raw(encoded(OTHER.resize((5120, 3840)), "JPEG")), "zebra"),
     "png called jpeg": (raw(encoded(OTHER, "PNG")), "zebra"),
     "any bytes": (raw(ZEBRA, "application/octet-stream"), "zebra"),

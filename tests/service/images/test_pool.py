@@ -221,7 +221,7 @@ async def test_a_picture_that_needs_more_memory_than_there_is_is_refused(
 
 async def test_the_system_refuses_memory_that_a_header_did_not_tell_of() -> None:
     process = DecodingProcess(max_bytes=32 * MEBIBYTE)
-    order = Order(resize_side=64, max_pixels=10**8, max_bytes=2**40, shrink=None)
+    order = Order(resize_side=64, max_pixels=10**8, max_bytes=2**40, shrink=None, color="srgb")
     with pytest.raises(TooLargeError, match="not enough memory"):
         process.decode(SLOW, order, 60, Cancellation())
     process.close()

@@ -12,6 +12,7 @@ import rapid_core
 from service import tiers
 from service.backends.placement import CPU, choose
 from service.errors import ModelLoadError, ModelNotFoundError
+from service.images.options import Color
 from service.models import catalog, labels, timm_models
 from service.models.catalog import Models
 from service.models.served import ServedModel
@@ -211,3 +212,9 @@ def test_what_cannot_be_reduced_is_refused_whatever_computes_it(
     timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
     with pytest.raises(ModelLoadError, match="not a timm VisionTransformer"):
         catalog.load(str(tmp_path), choose("cpu", backend, "float32"))
+
+
+@pytest.mark.parametrize("color", ["srgb", "ignore"])
+def test_what_becomes_of_profiles_travels_with_the_model(tiny_model: Path, color: Color) -> None:
+    assert catalog.load(str(tiny_model), CPU, color=color).input_spec.color == color
+    assert catalog.load(str(tiny_model), CPU).input_spec.color == "srgb"

@@ -1,6 +1,7 @@
 """A replica without HTTP: entered, asked, drained, and told apart when it has failed."""
 
 import asyncio
+import io
 import math
 import shutil
 import subprocess
@@ -8,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from service.backends.options import Precision
@@ -18,6 +21,7 @@ from service.errors import (
     NotReadyError,
     SettingsError,
 )
+from service.images.profiles import DISPLAY_P3, matrix_profile
 from service.pipeline.request import Outcome, Wanted
 from service.runtime.lifecycle import Phase
 from service.runtime.runtime import Runtime, Status
@@ -58,6 +62,18 @@ async def test_pixels_are_answered_as_the_file_that_they_come_from(
         assert isinstance(from_file, Outcome)
         assert isinstance(from_pixels, Outcome)
         assert from_file.predictions == from_pixels.predictions
+
+
+async def test_the_setting_of_colours_reaches_the_pictures(settings: Settings, owl: bytes) -> None:
+    with Image.open(io.BytesIO(owl)) as image:
+        file = io.BytesIO()
+        image.save(file, "PNG", icc_profile=matrix_profile(DISPLAY_P3))
+    for color, changes in (("srgb", True), ("ignore", False)):
+        async with Runtime(settings.model_copy(update={"color": color})) as runtime:
+            model = runtime.models.find(None)
+            pixels, _ = await runtime.pool.decode(file.getvalue(), model.input_spec, model.name)
+            plain = model.input_spec.transform(image.convert("RGB"))
+            assert (not torch.equal(pixels, plain)) == changes
 
 
 @pytest.mark.parametrize(
