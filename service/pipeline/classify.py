@@ -18,6 +18,7 @@ from service.pipeline.admission import Admission
 from service.pipeline.brownout import Brownout
 from service.pipeline.request import DEFAULT_TOP_K, Outcome, Picture, Plan, Wanted
 from service.scheduling.batcher import Batcher
+from service.scheduling.jobs import Terms
 from service.telemetry.events import CUSTOM_TIER, Call, ImageDone
 from service.telemetry.record import Record
 from service.tiers import Reduction, Tier
@@ -125,8 +126,7 @@ class Pipeline:
                 answer = await self.batcher.submit(
                     plan.variant,
                     pixels,
-                    due=plan.due,
-                    deadline=plan.deadline,
+                    Terms(plan.due, plan.deadline),
                     on_start=call.started,
                 )
         except TimeoutError as exc:

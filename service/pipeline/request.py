@@ -9,7 +9,7 @@ from torch import Tensor
 from service.backends.contract import Variant
 from service.models.served import ServedModel
 from service.pipeline.ranking import Prediction, rank
-from service.scheduling.lanes import Answer
+from service.scheduling.jobs import Answer
 from service.tiers import Reduction, Tier
 
 Picture = bytes | Tensor

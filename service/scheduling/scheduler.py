@@ -7,11 +7,12 @@ forecast.
 
 import logging
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from service.scheduling.lanes import Job, Lanes
+from service.scheduling.jobs import Job, Owner
+from service.scheduling.lanes import Lanes
 from service.scheduling.outlook import Outlook
 from service.scheduling.policy import BatchPolicy, Part, SpareTime
 from service.scheduling.running import Batch, RunningBatches
@@ -51,9 +52,13 @@ class Scheduler(Generic[K]):
         self.policy = policy
         self.running: RunningBatches[K] = RunningBatches(expected_s)
         self._lanes: Lanes[K] = Lanes(policy, expected_s)
+        self.admitted: Counter[Owner] = Counter()
+        """images of each owner that have been let in but do not wait yet; who lets them in counts"""
         self._spare_time = spare_time or SpareTime()
         self._observe = observe
-        self.outlook: Outlook[K] = Outlook(policy, self._lanes, self.running, expected_s, caution)
+        self.outlook: Outlook[K] = Outlook(
+            self._lanes, self.running, expected_s, caution, self.admitted
+        )
         """forecasts over the jobs and batches inside"""
         self._spare: deque[tuple[K, Job]] = deque()
         self._is_draining = False

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from service.errors import DeviceStuckError, InferenceError, NotReadyError, OutOfDeviceMemoryError
 from service.scheduling.batcher import Batcher
-from service.scheduling.lanes import Answer
+from service.scheduling.jobs import Answer, Terms
 from service.scheduling.policy import DISPATCH_REASONS, BatchPolicy
 from service.scheduling.scheduler import BATCHES_UNTIL_GROWTH, Scheduler
 from service.scheduling.stream import Finished
@@ -113,10 +113,10 @@ def submit(
     **wanted: Any,
 ) -> asyncio.Task[float]:
     """Hand in one image, without `due` or `deadline` unless they are given."""
-    given = {"due": FOR_EVER, "deadline": FOR_EVER, **wanted}
+    terms = Terms(wanted.pop("due", FOR_EVER), wanted.pop("deadline", FOR_EVER))
 
     async def one() -> float:
-        return (await batcher.submit(lane, torch.tensor(value), **given)).result.item()
+        return (await batcher.submit(lane, torch.tensor(value), terms, **wanted)).result.item()
 
     return asyncio.create_task(one())
 
@@ -277,7 +277,7 @@ async def test_an_answer_says_how_long_it_took() -> None:
         await asyncio.sleep(0.04)
         image = torch.tensor(1.0)
         later = [
-            asyncio.create_task(batcher.submit("a", image, due=FOR_EVER, deadline=FOR_EVER))
+            asyncio.create_task(batcher.submit("a", image, Terms(FOR_EVER, FOR_EVER)))
             for _ in range(3)
         ]
         await first

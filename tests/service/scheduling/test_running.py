@@ -12,7 +12,8 @@ from torch import Tensor
 
 from service.errors import DeviceStuckError, InferenceError, NotReadyError
 from service.scheduling.batcher import Batcher
-from service.scheduling.lanes import WORTH_WAITING, Answer
+from service.scheduling.jobs import Answer, Terms
+from service.scheduling.lanes import WORTH_WAITING
 from service.scheduling.policy import BatchPolicy, Part
 from service.scheduling.scheduler import LONGEST_SLEEP_S, TURNAROUND_S, Scheduler
 from service.scheduling.stream import Finished
@@ -69,9 +70,7 @@ def submit(
     batcher: Batcher[str], lane: str = "a", deadline_s: float = 99.0
 ) -> asyncio.Task[Answer]:
     deadline = now() + deadline_s
-    return asyncio.create_task(
-        batcher.submit(lane, torch.tensor(1.0), due=deadline, deadline=deadline)
-    )
+    return asyncio.create_task(batcher.submit(lane, torch.tensor(1.0), Terms(deadline, deadline)))
 
 
 @pytest.mark.parametrize(

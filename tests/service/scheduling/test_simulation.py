@@ -25,6 +25,7 @@ from service.pipeline.classify import PROMISED_SHARE
 from service.pipeline.request import Choice, Wanted
 from service.scheduling.batcher import Batcher
 from service.scheduling.forecast import Forecast
+from service.scheduling.jobs import Terms
 from service.scheduling.policy import BatchPolicy
 from service.scheduling.scheduler import LONGEST_SLEEP_S, TURNAROUND_S, Scheduler
 from service.scheduling.stream import Finished
@@ -193,8 +194,7 @@ class Simulation:
                 answer = await self.batcher.submit(
                     lane_of(request.choice.reduction.tier),
                     torch.tensor(number),
-                    due=due,
-                    deadline=deadline,
+                    Terms(due, deadline),
                     on_start=lambda: request.started.append(self.now),
                 )
         except TimeoutError:
