@@ -9,23 +9,25 @@ from torch import Tensor
 
 from service.accuracy.shadow import Sample, Shadow
 from service.backends.contract import Variant
-from service.errors import DeadlineExceededError, InferenceError, InvalidParameterError
+from service.errors import (
+    DeadlineExceededError,
+    InferenceError,
+    InvalidParameterError,
+    ServiceError,
+)
 from service.images.pool import DecodePool
 from service.models.catalog import Models
 from service.models.served import ServedModel
-from service.pipeline import choice
-from service.pipeline.admission import Admission
+from service.pipeline import choice, promises
+from service.pipeline.admission import Admission, Place
 from service.pipeline.brownout import Brownout
-from service.pipeline.request import DEFAULT_TOP_K, Outcome, Picture, Plan, Wanted
+from service.pipeline.promises import Promises
+from service.pipeline.request import DEFAULT_TOP_K, Expected, Outcome, Picture, Plan, Wanted
 from service.scheduling.batcher import Batcher
 from service.scheduling.jobs import Terms
 from service.telemetry.events import CUSTOM_TIER, Call, ImageDone
 from service.telemetry.record import Record
 from service.tiers import Reduction, Tier
-
-PROMISED_SHARE = 0.7
-"""share of a deadline. While there is work inside, a request whose forecast is longer is refused:
-in a queue without any reserve, each disturbance makes answers late."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Pipeline:
 
     models: Models
     admission: Admission
+    promises: Promises
     brownout: Brownout
     pool: DecodePool
     batcher: Batcher[Variant]
@@ -67,9 +70,9 @@ class Pipeline:
             ServiceError: one of its kinds, if there is no answer for any of them.
         """
         plan = self._plan(pictures, wanted, call)
-        with self.admission.enter(num_images=len(pictures)):
+        with self.admission.enter(num_images=len(pictures), owner=call.api_key) as place:
             outcomes = await asyncio.gather(
-                *(self._classify_one(picture, plan, call) for picture in pictures),
+                *(self._classify_one(picture, plan, place, call) for picture in pictures),
                 return_exceptions=True,
             )
         for outcome in outcomes:
@@ -90,50 +93,68 @@ class Pipeline:
         top_k = _top_k(model, wanted.top_k)
         call.deadline_ms = wanted.deadline_ms or self.defaults.deadline_ms
         deadline = call.arrival + call.deadline_ms / 1000
-        due = _due(wanted, call.arrival, deadline)
+        terms = promises.terms(wanted, call.arrival, deadline, call.api_key)
         sizes = [len(picture) for picture in pictures if isinstance(picture, bytes)]
         decode_s = self.pool.decodings.expected_s(sizes, model.name)
-        variants: dict[Reduction, Variant] = {}
+        forecasts: dict[Reduction, tuple[Variant, Expected]] = {}
 
-        def expected_s(reduction: Reduction) -> float:
-            variants[reduction] = variant = model.variant(*reduction)
-            wait_s = self.batcher.expected_wait_s(variant, len(pictures), due)
-            return monotonic() - call.arrival + decode_s + wait_s
+        def expected(reduction: Reduction) -> Expected:
+            variant = model.variant(*reduction)
+            wait = self.batcher.expected_wait(variant, len(pictures), terms.due, terms.owner)
+            seconds = monotonic() - call.arrival + decode_s + wait.seconds
+            found = Expected(
+                seconds, max(0.0, wait.seconds - wait.alone_s), wait.rest_s, wait.alone_s
+            )
+            forecasts[reduction] = variant, found
+            return found
 
         chosen = choice.choose(
             model.limits,
             wanted,
             default_tier=self.defaults.tier,
             brownout_level=self.brownout.level,
-            expected_s=expected_s,
+            expected=expected,
         )
         call.tier = chosen.reduction.tier or CUSTOM_TIER
-        promised_s = PROMISED_SHARE * (deadline - call.arrival)
-        if chosen.expected_s > promised_s and self.batcher.is_busy:
-            raise self.admission.refusal(
-                f"an answer is expected after {1000 * chosen.expected_s:.0f} ms, too late for a "
-                f"deadline of {1000 * (deadline - call.arrival):g} ms"
-            )
+        variant, forecast = forecasts[chosen.reduction]
+        if self.batcher.is_busy:
+            self._require_in_time(forecast, terms, call)
         call.reason = chosen.reason
-        return Plan(model, variants[chosen.reduction], chosen, top_k, due, deadline)
+        return Plan(model, variant, chosen, top_k, terms)
 
-    async def _classify_one(self, picture: Picture, plan: Plan, call: Call) -> Outcome:
+    def _require_in_time(self, forecast: Expected, terms: Terms, call: Call) -> None:
+        """Refuse a request whose answer is expected too late.
+
+        Raises:
+            OverloadedError: it is.
+        """
+        over_s = self.promises.over_s(forecast, terms, call.arrival)
+        if over_s > 0:
+            what = "latency budget" if terms.refuses_late else "deadline"
+            raise self.admission.refusal(
+                f"an answer is expected after {1000 * forecast.seconds:.0f} ms, too late for a "
+                f"{what} of {1000 * (terms.deadline - call.arrival):g} ms",
+                over_s,
+                forecast.work_s,
+            )
+
+    async def _classify_one(
+        self, picture: Picture, plan: Plan, place: Place, call: Call
+    ) -> Outcome:
         """Classify one picture that has been admitted."""
+        terms = plan.terms
         try:
             # Not timeout_at: the clock of an event loop may count whole milliseconds only.
-            async with asyncio.timeout(plan.deadline - monotonic()):
-                pixels, decode_s = await self._pixels(picture, plan.model)
+            async with asyncio.timeout(terms.deadline - monotonic()):
+                try:
+                    pixels, decode_s = await self._pixels(picture, plan.model)
+                finally:
+                    place.decoded()
                 answer = await self.batcher.submit(
-                    plan.variant,
-                    pixels,
-                    Terms(plan.due, plan.deadline),
-                    on_start=call.started,
+                    plan.variant, pixels, terms, on_start=call.started
                 )
         except TimeoutError as exc:
-            raise DeadlineExceededError(
-                f"not answered within {1000 * (plan.deadline - call.arrival):g} ms; allow more "
-                "time with deadline_ms (under /v2: timeout), or choose a faster tier"
-            ) from exc
+            raise self._too_late(terms, call) from exc
         outcome = Outcome(plan, answer, decode_s, monotonic() - call.arrival)
         if not outcome.logits.isfinite().all():
             raise InferenceError("the model gave logits that are not finite")
@@ -142,19 +163,21 @@ class Pipeline:
             self.shadow.offer(Sample(plan.model, plan.variant, call.tier, pixels, outcome.logits))
         return outcome
 
+    def _too_late(self, terms: Terms, call: Call) -> ServiceError:
+        """The error for an image that was let in and could not be answered in time."""
+        within = f"not answered within {1000 * (terms.deadline - call.arrival):g} ms"
+        if terms.refuses_late:
+            over_s = self.batcher.backlog_s - (terms.deadline - call.arrival)
+            return self.admission.refusal(f"{within}, the latency budget", over_s, 0.0)
+        return DeadlineExceededError(
+            f"{within}; allow more time with deadline_ms (under /v2: timeout), or choose a faster "
+            "tier"
+        )
+
     async def _pixels(self, picture: Picture, model: ServedModel) -> tuple[Tensor, float]:
         if isinstance(picture, Tensor):
             return picture, 0.0
         return await self.pool.decode(picture, model.input_spec, model.name)
-
-
-def _due(wanted: Wanted, arrival: float, deadline: float) -> float:
-    """When an answer is due: at its arrival, the end of its latency budget, or its deadline."""
-    if wanted.priority == 1:
-        return arrival
-    if wanted.max_latency_ms is not None:
-        return min(arrival + wanted.max_latency_ms / 1000, deadline)
-    return deadline
 
 
 def _top_k(model: ServedModel, top_k: int | None) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 from service.backends.contract import Variant
 from service.models.served import ServedModel
 from service.pipeline.ranking import Prediction, rank
-from service.scheduling.jobs import Answer
+from service.scheduling.jobs import Answer, Terms
 from service.tiers import Reduction, Tier
 
 Picture = bytes | Tensor
@@ -17,6 +17,9 @@ Picture = bytes | Tensor
 
 Reason = Literal["default", "requested", "latency_budget", "latency_budget_missed", "brownout"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
+
+Late = Literal["answer", "refuse"]
+LATE: tuple[Late, ...] = get_args(Late)
 
 DEFAULT_TOP_K = 5
 
@@ -41,6 +44,20 @@ class Wanted:
     """number of labels; None: 5, or all if there are fewer"""
     deadline_ms: float | None = None
     """milliseconds from the arrival; None: the service's own deadline"""
+    late: Late = "answer"
+    """what happens to an image that cannot be answered within `max_latency_ms`"""
+
+
+class Expected(NamedTuple):
+    """A forecast of the seconds from a request's arrival to its answer."""
+
+    seconds: float
+    queue_s: float = 0.0
+    """how much of it is waiting for other work on the device"""
+    rest_s: float = 0.0
+    """how much of it passes between its first image and its last one"""
+    work_s: float = 0.0
+    """how long the device works on it"""
 
 
 class Choice(NamedTuple):
@@ -59,10 +76,8 @@ class Plan(NamedTuple):
     variant: Variant
     choice: Choice
     top_k: int
-    due: float
-    """when it should be answered: the earliest goes first"""
-    deadline: float
-    """when its client stops waiting"""
+    terms: Terms
+    """when its images are due, and to whom they belong"""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from service.errors import DeviceStuckError
 from service.scheduling.jobs import Answer, Job, Owner, Terms
+from service.scheduling.outlook import Wait
 from service.scheduling.scheduler import Scheduler
 from service.scheduling.stream import Finished, Forward, Stream, fail, shutting_down
 
@@ -110,7 +111,7 @@ class Batcher(Generic[K]):
 
     @property
     def admitted(self) -> Counter[Owner]:
-        """Images of each owner that have been let in but do not wait yet: whoever lets in counts."""
+        """Images of each owner that were let in but do not wait yet: whoever lets in counts."""
         return self._scheduler.admitted
 
     def coming(self, change: int) -> None:
@@ -130,7 +131,12 @@ class Batcher(Generic[K]):
     @property
     def is_busy(self) -> bool:
         """Whether images of clients wait or are being computed."""
-        return self.num_waiting > 0 or self._scheduler.running.num_images > 0
+        return self.num_inside > 0
+
+    @property
+    def num_inside(self) -> int:
+        """Images of clients that wait or are being computed."""
+        return self.num_waiting + self._scheduler.running.num_images
 
     @property
     def running_s(self) -> float:
@@ -144,7 +150,11 @@ class Batcher(Generic[K]):
 
     def expected_wait_s(self, lane: K, num_images: int, due: float, owner: Owner = None) -> float:
         """Seconds, by forecast, until images of an owner that came now are all answered."""
-        return self._scheduler.outlook.wait_s(lane, num_images, due, self._clock(), owner)
+        return self.expected_wait(lane, num_images, due, owner).seconds
+
+    def expected_wait(self, lane: K, num_images: int, due: float, owner: Owner = None) -> Wait:
+        """The same, and what it would be if nothing else were inside."""
+        return self._scheduler.outlook.wait(lane, num_images, due, self._clock(), owner)
 
     async def run(self) -> None:
         """Compute batches until cancelled. Jobs that still wait then get an error.

@@ -15,6 +15,9 @@ from service.scheduling.shares import Shares
 
 K = TypeVar("K")
 
+EFFICIENT = 1.05
+"""most that an image may cost in a smaller batch, as a share of its cost in the full one, when the
+batch is made smaller to keep a latency budget: an overloaded device must not become slower by it"""
 WORTH_WAITING = 0.5
 """longest wait for more images, as a share of the time that the batch takes without them"""
 
@@ -107,7 +110,8 @@ class Lanes(Generic[K]):
         """
         for lane, jobs in self._jobs.items():
             soonest = now + self._expected_s(lane, 1) / part.share
-            in_batch = now + self._expected_s(lane, self._batch_size(jobs, part)) / part.share
+            size = self._least_size(lane, self._batch_size(jobs, part))
+            in_batch = now + self._expected_s(lane, size) / part.share
             for job in jobs:
                 if job.deadline < soonest:
                     job.due = math.inf
@@ -154,9 +158,10 @@ class Lanes(Generic[K]):
         first = self._first(jobs)
         num_images = self._batch_size(jobs, part)
         if not math.isinf(first.due):
-            seconds = (first.deadline - now) * part.share
-            while num_images > 1 and self._expected_s(lane, num_images) > seconds:
-                num_images -= 1
+            num_images = self._size_within(lane, num_images, 1, (first.deadline - now) * part.share)
+            least = self._least_size(lane, num_images)
+            budget_s = (first.budget_ends - now) * part.share
+            num_images = self._size_within(lane, num_images, least, budget_s)
         image_s = self._expected_s(lane, num_images) / num_images
         if self.shares.is_contended:
             batch = self.shares.in_turn(jobs, num_images, image_s)
@@ -194,6 +199,19 @@ class Lanes(Generic[K]):
         elif len(kept) < len(jobs):
             heapq.heapify(kept)
             self._jobs[lane] = kept
+
+    def _size_within(self, lane: K, most: int, least: int, seconds: float) -> int:
+        """The largest batch that takes no longer, of `least` to `most` images."""
+        while most > least and self._expected_s(lane, most) > seconds:
+            most -= 1
+        return most
+
+    def _least_size(self, lane: K, most: int) -> int:
+        """Fewest images of a batch that costs hardly more an image than one of `most`."""
+        image_s = EFFICIENT * self._expected_s(lane, most) / most
+        while most > 1 and self._expected_s(lane, most - 1) <= image_s * (most - 1):
+            most -= 1
+        return most
 
     def _batch_size(self, jobs: list[Job], part: Part) -> int:
         return min(len(jobs), self.max_batch_size, part.max_images)

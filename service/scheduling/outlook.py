@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from service.scheduling.ahead import Ahead, New, Queue
 from service.scheduling.jobs import Owner
@@ -10,6 +10,17 @@ from service.scheduling.lanes import Lanes
 from service.scheduling.running import RunningBatches
 
 K = TypeVar("K")
+
+
+class Wait(NamedTuple):
+    """A forecast for images that came now; seconds with caution."""
+
+    seconds: float
+    """until all of them are answered"""
+    alone_s: float
+    """the same if nothing else were inside"""
+    rest_s: float
+    """how much of it passes between the first image and the last one"""
 
 
 class Outlook(Generic[K]):
@@ -45,6 +56,15 @@ class Outlook(Generic[K]):
         """Forecast of the seconds until all that is inside has been computed."""
         waiting_s = sum(self._lane_s(lane, len(jobs)) for lane, jobs in self._lanes.jobs.items())
         return self._running.rest_s(now) + waiting_s
+
+    def wait(self, lane: K, num_images: int, due: float, now: float, owner: Owner = None) -> Wait:
+        """The forecast of `wait_s`, and what it would be on a device that has nothing else to do.
+
+        Args: as of `wait_s`.
+        """
+        alone_s = self._caution() * self._lane_s(lane, num_images)
+        rest_s = alone_s - self._caution() * self._lane_s(lane, 1)
+        return Wait(self.wait_s(lane, num_images, due, now, owner), alone_s, rest_s)
 
     def wait_s(
         self, lane: K, num_images: int, due: float, now: float, owner: Owner = None

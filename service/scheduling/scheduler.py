@@ -53,7 +53,7 @@ class Scheduler(Generic[K]):
         self.running: RunningBatches[K] = RunningBatches(expected_s)
         self._lanes: Lanes[K] = Lanes(policy, expected_s)
         self.admitted: Counter[Owner] = Counter()
-        """images of each owner that have been let in but do not wait yet; who lets them in counts"""
+        """images of each owner that were let in but do not wait yet; whoever lets in counts"""
         self._spare_time = spare_time or SpareTime()
         self._observe = observe
         self.outlook: Outlook[K] = Outlook(

@@ -1,17 +1,18 @@
 """Whoever does not fit is refused at once, and places are given back."""
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
 from service.errors import OverloadedError
-from service.pipeline.admission import Admission
+from service.pipeline.admission import Admission, Limits
 
 
 @pytest.fixture
 def places() -> Iterator[Admission]:
-    places = Admission(max_images=3, max_bytes=100, retry_after_s=lambda: 7)
+    places = Admission(Limits(max_images=3, max_bytes=100), all_done_s=lambda: 7)
     yield places
     assert (places.num_images, places.num_bytes) == (0, 0)
 
@@ -29,7 +30,8 @@ def test_how_many_images_fit(places: Admission, inside: int, wanted: int, fits: 
             refused = pytest.raises(OverloadedError, match="try again later")
             with refused as refusal, places.enter(num_images=wanted):
                 pass
-            assert refusal.value.retry_after_s == 7
+            have_to_leave = min(inside, inside + wanted - 3)
+            assert refusal.value.retry_after_s == math.ceil(7 * have_to_leave / inside)
         assert places.num_images == inside
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from service.errors import InvalidParameterError
 from service.pipeline.choice import choose
-from service.pipeline.request import REASONS, Choice, Wanted
+from service.pipeline.request import REASONS, Choice, Expected, Wanted
 from service.tiers import TIERS, Reduction, ReductionRange, Tier
 
 LIMITS = ReductionRange(("rapid", "tome"), 196, 12, 98)
@@ -36,7 +36,7 @@ def chosen(
         Wanted(**wanted),
         default_tier=default_tier,
         brownout_level=lambda: level,
-        expected_s=forecast,
+        expected=lambda reduction: Expected(forecast(reduction)),
     )
 
 

@@ -19,10 +19,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.pipeline import choice
+from service.errors import OverloadedError
+from service.pipeline import choice, promises
+from service.pipeline.admission import Admission, Limits, Place
 from service.pipeline.brownout import Brownout
-from service.pipeline.classify import PROMISED_SHARE
-from service.pipeline.request import Choice, Wanted
+from service.pipeline.promises import Promises
+from service.pipeline.request import Choice, Expected, Wanted
 from service.scheduling.batcher import Batcher
 from service.scheduling.forecast import Forecast
 from service.scheduling.jobs import Terms
@@ -67,7 +69,10 @@ class Request:
     wanted: Wanted
     deadline_s: float = PRESSURE_DEADLINE_S
     leaves_after_s: float | None = None
+    num_images: int = 1
+    owner: str | None = None
     choice: Choice | None = None
+    retry_after_s: int | None = None
     started: list[float] = field(default_factory=list)
     ends: list[tuple[End, float]] = field(default_factory=list)
 
@@ -99,6 +104,8 @@ class Setup(NamedTuple):
     browns_out: bool = False
     max_wait_s: float = 0.0
     num_streams: int = 1
+    max_images: int = 10**6
+    """inside"""
     slowness: Callable[[float], float] = lambda _: 1.0
     """factor of the device's seconds, over time"""
 
@@ -132,10 +139,19 @@ class Simulation:
                     num_threads=setup.num_streams,
                 ),
                 self.forecast.seconds,
+                caution=self.forecast.caution,
             ),
             on_batch=self._observe,
             clock=now,
         )
+        owners = {request.owner for request in requests}
+        self.admission = Admission(
+            Limits(setup.max_images, max_bytes=1, is_shared=len(owners) > 1),
+            all_done_s=lambda: self.batcher.backlog_s,
+            coming=self.batcher.admitted,
+            clock=now,
+        )
+        self._promises = Promises(clock=now)
         self._brownout = Brownout(self._pressure, clock=now)
 
     @property
@@ -170,36 +186,58 @@ class Simulation:
         request = self.requests[number]
         arrival = now()
         deadline = arrival + request.deadline_s
-        budget_ms = request.wanted.max_latency_ms
-        due = deadline if budget_ms is None else min(deadline, arrival + budget_ms / 1000)
-        if request.wanted.priority == 1:
-            due = arrival
+        terms = promises.terms(request.wanted, arrival, deadline, request.owner)
+        forecasts: dict[Reduction, Expected] = {}
 
-        def expected_s(reduction: Reduction) -> float:
-            caution = self.forecast.caution()
-            return caution * self.batcher.expected_wait_s(lane_of(reduction.tier), 1, due)
+        def expected(reduction: Reduction) -> Expected:
+            lane = lane_of(reduction.tier)
+            wait = self.batcher.expected_wait(lane, request.num_images, terms.due, request.owner)
+            queue_s = max(0.0, wait.seconds - wait.alone_s)
+            forecasts[reduction] = Expected(wait.seconds, queue_s, wait.rest_s, wait.alone_s)
+            return forecasts[reduction]
 
         request.choice = choice.choose(
             LIMITS,
             request.wanted,
             default_tier="exact",
             brownout_level=self._level,
-            expected_s=expected_s,
+            expected=expected,
         )
-        is_late = request.choice.expected_s > PROMISED_SHARE * (deadline - arrival)
-        if self._setup.refuses and self.batcher.is_busy and is_late:
-            return "refused"
+        forecast = forecasts[request.choice.reduction]
+        if self._setup.refuses and self.batcher.is_busy:
+            over_s = self._promises.over_s(forecast, terms, arrival)
+            if over_s > 0:
+                error = self.admission.refusal("late", over_s, forecast.work_s)
+                request.retry_after_s = error.retry_after_s
+                return "refused"
         try:
-            async with asyncio.timeout_at(deadline):
-                answer = await self.batcher.submit(
-                    lane_of(request.choice.reduction.tier),
-                    torch.tensor(number),
-                    Terms(due, deadline),
-                    on_start=lambda: request.started.append(self.now),
+            with self.admission.enter(num_images=request.num_images, owner=request.owner) as place:
+                return await self._compute(number, terms, place)
+        except OverloadedError as error:
+            request.retry_after_s = error.retry_after_s
+            return "refused"
+
+    async def _compute(self, number: int, terms: Terms, place: Place) -> End:
+        request = self.requests[number]
+        assert request.choice is not None
+        lane = lane_of(request.choice.reduction.tier)
+        place.leave()
+        try:
+            async with asyncio.timeout_at(terms.deadline):
+                answers = await asyncio.gather(
+                    *(
+                        self.batcher.submit(
+                            lane,
+                            torch.tensor(number),
+                            terms,
+                            on_start=lambda: request.started.append(self.now),
+                        )
+                        for _ in range(request.num_images)
+                    )
                 )
         except TimeoutError:
             return "late"
-        assert answer.result.item() == number
+        assert all(answer.result.item() == number for answer in answers)
         return "answered"
 
     async def _forward(
@@ -253,15 +291,14 @@ def simulate(requests: Iterable[Request], setup: Setup = ORDINARY, seed: int = 0
 def check_answers(simulation: Simulation) -> None:
     """Every request ends exactly once, in time or at its deadline."""
     computed = Counter(number for batch in simulation.batches for number in batch.numbers)
-    assert max(computed.values(), default=1) == 1
     assert simulation.batcher.num_waiting == 0
     assert simulation.last_backlog_s == 0.0
     for number, request in enumerate(simulation.requests):
         assert len(request.ends) == 1
         assert request.seconds <= request.deadline_s + SOON_S
-        assert len(request.started) == computed[number]
+        assert len(request.started) == computed[number] <= request.num_images
         if request.end == "answered":
-            assert len(request.started) == 1
+            assert len(request.started) == request.num_images
         if request.end == "refused":
             assert not request.started
 
