@@ -141,9 +141,9 @@ class Admission:
             self._bytes.add(-held, owner)
 
     def _require_images(self, wanted: int, owner: Owner) -> None:
-        if missing := self._images.missing(wanted, owner):
+        if self._images.is_full(wanted, owner):
             self._images.refused(wanted)
-            raise self._full(missing / self.num_images, wanted / self.num_images)
+            raise self._full(wanted / self.num_images)
         held = self._images.held(owner)
         if owner is not None and self._max_images_per_key and held > 0:
             missing = held + wanted - self._max_images_per_key
@@ -151,15 +151,20 @@ class Admission:
                 raise self._too_many(held, missing)
 
     def _require_bytes(self, wanted: int, owner: Owner, held: int = 0) -> None:
-        if missing := self._bytes.missing(wanted, owner, held):
-            raise self._full(missing / self.num_bytes, wanted / self.num_bytes)
+        if self._bytes.is_full(wanted, owner, held):
+            raise self._full(wanted / self.num_bytes)
 
-    def _full(self, leave: float, takes: float) -> OverloadedError:
+    def _full(self, share: float) -> OverloadedError:
+        """The error for a request that would take such a share of what is inside.
+
+        Others will take the places that become free first, so it should come when all who are
+        inside now have been answered.
+        """
         all_done_s = self._all_done_s()
         return self.refusal(
             f"the service is full ({self.num_images} images, {self.num_bytes} bytes inside)",
-            min(1.0, leave) * all_done_s,
-            takes * all_done_s,
+            all_done_s,
+            share * all_done_s,
         )
 
     def _too_many(self, held: int, missing: int) -> TooManyRequestsError:

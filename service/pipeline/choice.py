@@ -76,8 +76,7 @@ def _within(
     for tier, share in zip(allowed, shares, strict=True):
         reduction = tiers.of_tier(limits, tier, wanted.method)
         found = expected(reduction)
-        idle_s = found.seconds - found.queue_s
-        if found.seconds <= budget_s and found.queue_s <= share * (budget_s - idle_s):
+        if found.seconds <= budget_s and found.spent_on_waiting(budget_s) <= share:
             return Choice(reduction, "latency_budget", found.seconds)
     return Choice(reduction, "latency_budget_missed", found.seconds)
 

@@ -96,6 +96,7 @@ class Pipeline:
         terms = promises.terms(wanted, call.arrival, deadline, call.api_key)
         sizes = [len(picture) for picture in pictures if isinstance(picture, bytes)]
         decode_s = self.pool.decodings.expected_s(sizes, model.name)
+        usual = self.promises.usual_share(wanted, call.api_key)
         forecasts: dict[Reduction, tuple[Variant, Expected]] = {}
 
         def expected(reduction: Reduction) -> Expected:
@@ -103,7 +104,7 @@ class Pipeline:
             wait = self.batcher.expected_wait(variant, len(pictures), terms.due, terms.owner)
             seconds = monotonic() - call.arrival + decode_s + wait.seconds
             found = Expected(
-                seconds, max(0.0, wait.seconds - wait.alone_s), wait.rest_s, wait.alone_s
+                seconds, max(0.0, wait.seconds - wait.alone_s), wait.rest_s, wait.alone_s, usual
             )
             forecasts[reduction] = variant, found
             return found
@@ -117,6 +118,7 @@ class Pipeline:
         )
         call.tier = chosen.reduction.tier or CUSTOM_TIER
         variant, forecast = forecasts[chosen.reduction]
+        self.promises.chosen(wanted, call.api_key, forecast)
         if self.batcher.is_busy:
             self._require_in_time(forecast, terms, call)
         call.reason = chosen.reason

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 
+from service.pipeline.pressure import Pressure
 from service.pipeline.request import Expected, Wanted
 from service.scheduling.jobs import Owner, Terms
 
@@ -50,8 +51,21 @@ class Promises:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Begin with no request."""
         self._clock = clock
+        self._pressure = Pressure(clock)
         self._reserve_s = 0.0
         self._reserved_until = -math.inf
+
+    def usual_share(self, wanted: Wanted, owner: Owner) -> float:
+        """Share of their latency budgets that such requests have been spending on waiting."""
+        if wanted.max_latency_ms is None:
+            return 0.0
+        return self._pressure.share(owner, wanted.max_latency_ms / 1000)
+
+    def chosen(self, wanted: Wanted, owner: Owner, expected: Expected) -> None:
+        """Take in what a request is expected to spend on waiting, whether it is let in or not."""
+        if wanted.max_latency_ms is not None:
+            budget_s = wanted.max_latency_ms / 1000
+            self._pressure.found(owner, budget_s, expected.share_now(budget_s))
 
     def over_s(self, expected: Expected, terms: Terms, arrival: float) -> float:
         """By how many seconds a request is too late to be let in while there is work inside.

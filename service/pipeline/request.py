@@ -1,5 +1,6 @@
 """The values of the pipeline: the client's choices, the plan for a request, and its outcomes."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple, get_args
@@ -58,6 +59,17 @@ class Expected(NamedTuple):
     """how much of it passes between its first image and its last one"""
     work_s: float = 0.0
     """how long the device works on it"""
+    usual_share: float = 0.0
+    """share of their latency budgets that such requests have been spending on waiting, 0 ... 1"""
+
+    def share_now(self, budget_s: float) -> float:
+        """Share of a budget, less the work itself, that this request spends on waiting."""
+        left_s = budget_s - (self.seconds - self.queue_s)
+        return self.queue_s / left_s if left_s > 0 else math.inf
+
+    def spent_on_waiting(self, budget_s: float) -> float:
+        """The same, or what is usual if that is more."""
+        return max(self.usual_share, self.share_now(budget_s) if self.queue_s > 0 else 0.0)
 
 
 class Choice(NamedTuple):

@@ -44,8 +44,8 @@ class Room:
         """How much of what is inside belongs to one owner."""
         return self._held[owner]
 
-    def missing(self, wanted: int, owner: Owner, held: int = 0) -> int:
-        """How much has to leave before there is room; 0 if there is.
+    def is_full(self, wanted: int, owner: Owner, held: int = 0) -> bool:
+        """Whether there is no room for a request.
 
         One request alone may be larger than the limit, because it would otherwise never be let in.
 
@@ -56,11 +56,11 @@ class Room:
         """
         others = self.inside - held
         if wanted <= 0 or others <= 0:
-            return 0
-        missing = others + max(wanted, self._kept_free()) - self.limit
-        if self._is_shared and (ours := self._held[owner] - held) > 0:
-            missing = max(missing, (ours + wanted) - (self.limit - others - wanted))
-        return max(0, missing)
+            return False
+        if others + max(wanted, self._kept_free()) > self.limit:
+            return True
+        ours = self._held[owner] - held
+        return self._is_shared and ours > 0 and ours + wanted > self.limit - others - wanted
 
     def refused(self, wanted: int) -> None:
         """Note that a request found no room: from now on some is kept free for its like."""

@@ -62,9 +62,10 @@ class Outlook(Generic[K]):
 
         Args: as of `wait_s`.
         """
+        seconds = self.wait_s(lane, num_images, due, now, owner)
         alone_s = self._caution() * self._lane_s(lane, num_images)
-        rest_s = alone_s - self._caution() * self._lane_s(lane, 1)
-        return Wait(self.wait_s(lane, num_images, due, now, owner), alone_s, rest_s)
+        first_s = seconds if num_images == 1 else self.wait_s(lane, 1, due, now, owner)
+        return Wait(seconds, alone_s, max(0.0, seconds - first_s))
 
     def wait_s(
         self, lane: K, num_images: int, due: float, now: float, owner: Owner = None
