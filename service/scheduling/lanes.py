@@ -164,9 +164,10 @@ class Lanes(Generic[K]):
             num_images = self._size_within(lane, num_images, least, budget_s)
         image_s = self._expected_s(lane, num_images) / num_images
         if self.shares.is_contended:
-            batch = self.shares.in_turn(jobs, num_images, image_s)
+            batch = self.shares.in_turn(jobs, num_images, image_s, list(self._all()))
         else:
             batch = heapq.nsmallest(num_images, jobs)
+        image_s = self._expected_s(lane, len(batch)) / len(batch)
         self.shares.charge(batch, image_s, self._all() if self.shares.is_contended else batch)
         gone = {job.number for job in batch}
         self._keep(lane, lambda job: job.number not in gone)

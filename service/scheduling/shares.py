@@ -61,14 +61,22 @@ class Shares:
         is_last = math.isinf(job.due)
         return Turn(math.inf if is_last else self._used_s[job.owner], job.due, job.number)
 
-    def in_turn(self, jobs: Iterable[Job], num_images: int, image_s: float) -> list[Job]:
+    def in_turn(
+        self, jobs: Iterable[Job], num_images: int, image_s: float, waiting: Iterable[Job]
+    ) -> list[Job]:
         """The jobs of one lane that go next, in order. Each one adds to the count of its owner.
+
+        Whoever shares a batch with others may get ahead of those who wait for another lane, by one
+        batch at most.
 
         Args:
             jobs: of the lane, at least `num_images`; they wait.
-            num_images: how many.
+            num_images: most that go.
             image_s: seconds of the whole device for one image.
+            waiting: all jobs that wait.
         """
+        rivals = {job.owner for job in waiting if not math.isinf(job.due)}
+        ahead_s = num_images * image_s
         queues: dict[Owner, deque[Job]] = {}
         for job in sorted(jobs):
             queues.setdefault(job.owner, deque()).append(job)
@@ -81,6 +89,9 @@ class Shares:
 
         for _ in range(num_images):
             owner = min(queues, key=turn)
+            others = [self._used_s[rival] for rival in rivals if rival != owner]
+            if chosen and others and turn(owner).used_s > min(others) + ahead_s:
+                break
             chosen.append(queues[owner].popleft())
             taken[owner] += 1
             if not queues[owner]:
