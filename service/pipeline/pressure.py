@@ -12,6 +12,8 @@ from service.scheduling.forecast import Mean
 from service.scheduling.jobs import Owner
 
 MOST_GROUPS = 4096
+SHORTEST_S, LONGEST_S = 1e-6, 1e6
+"""budgets beyond these count as these"""
 
 
 class Pressure:
@@ -41,4 +43,4 @@ class Pressure:
 
 def _size(budget_s: float) -> int:
     """The same for budgets that are alike, within a factor of 1.4."""
-    return round(math.log2(budget_s))
+    return round(math.log2(min(max(SHORTEST_S, budget_s), LONGEST_S)))
