@@ -8,7 +8,7 @@ import asyncio
 import random
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
@@ -25,7 +25,7 @@ from service.pipeline.promises import Promises
 from service.pipeline.request import Choice, Expected, Wanted
 from service.scheduling.batcher import Batcher
 from service.scheduling.forecast import Forecast
-from service.scheduling.jobs import Terms
+from service.scheduling.jobs import Answer, Terms
 from service.scheduling.policy import BatchPolicy
 from service.scheduling.scheduler import LONGEST_SLEEP_S, TURNAROUND_S, Scheduler
 from service.scheduling.stream import Finished
@@ -221,19 +221,22 @@ class Simulation:
         request = self.requests[number]
         assert request.choice is not None
         lane = lane_of(request.choice.reduction.tier)
-        place.leave()
+
+        def submit() -> Awaitable[Answer]:
+            place.decoded()
+            return self.batcher.submit(
+                lane,
+                torch.tensor(number),
+                terms,
+                on_start=lambda: request.started.append(self.now),
+            )
+
         try:
             async with asyncio.timeout_at(terms.deadline):
-                answers = await asyncio.gather(
-                    *(
-                        self.batcher.submit(
-                            lane,
-                            torch.tensor(number),
-                            terms,
-                            on_start=lambda: request.started.append(self.now),
-                        )
-                        for _ in range(request.num_images)
-                    )
+                answers = (
+                    [await submit()]
+                    if request.num_images == 1
+                    else await together(submit, request.num_images)
                 )
         except TimeoutError:
             return "late"
@@ -267,6 +270,10 @@ class Simulation:
         if level != self.levels[-1][1]:
             self.levels.append((self.now, level))
         return level
+
+
+async def together(submit: Callable[[], Awaitable[Answer]], num_images: int) -> list[Answer]:
+    return await asyncio.gather(*(submit() for _ in range(num_images)))
 
 
 def device_s(lane: Lane, num_images: int) -> float:
