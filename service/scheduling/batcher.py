@@ -130,8 +130,8 @@ class Batcher(Generic[K]):
 
     @property
     def is_busy(self) -> bool:
-        """Whether images of clients are inside: let in, waiting or being computed."""
-        return self.num_inside > 0 or bool(self.admitted)
+        """Whether images of clients wait or are being computed."""
+        return self.num_inside > 0
 
     @property
     def num_inside(self) -> int:
