@@ -12,6 +12,7 @@ from service.pipeline.room import Room
 from service.scheduling.jobs import Owner
 
 LONGEST_RETRY_S = 60
+"""longest time that a client is told to wait"""
 
 
 class Limits(NamedTuple):

@@ -92,8 +92,9 @@ class Pipeline:
         call.model, call.num_images = model.name, len(pictures)
         top_k = _top_k(model, wanted.top_k)
         call.deadline_ms = wanted.deadline_ms or self.defaults.deadline_ms
-        deadline = call.arrival + call.deadline_ms / 1000
-        terms = promises.terms(wanted, call.arrival, deadline, call.api_key)
+        terms = promises.terms(
+            wanted, call.arrival, call.arrival + call.deadline_ms / 1000, call.api_key
+        )
         sizes = [len(picture) for picture in pictures if isinstance(picture, bytes)]
         decode_s = self.pool.decodings.expected_s(sizes, model.name)
         usual = self.promises.usual_share(wanted, call.api_key)
@@ -103,9 +104,8 @@ class Pipeline:
             variant = model.variant(*reduction)
             wait = self.batcher.expected_wait(variant, len(pictures), terms.due, terms.owner)
             seconds = monotonic() - call.arrival + decode_s + wait.seconds
-            found = Expected(
-                seconds, max(0.0, wait.seconds - wait.alone_s), wait.rest_s, wait.alone_s, usual
-            )
+            queue_s = max(0.0, wait.seconds - wait.alone_s)
+            found = Expected(seconds, queue_s, wait.rest_s, wait.alone_s, usual)
             forecasts[reduction] = variant, found
             return found
 

@@ -92,14 +92,10 @@ class Batcher(Generic[K]):
         if self._closed:
             raise shutting_down()
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        return Job(
-            *(terms.due, next(self._numbers), terms.deadline, image, self._clock()),
-            on_start,
-            answer,
-            owner=terms.owner,
-            budget_ends=terms.budget_ends,
-            refuses_late=terms.refuses_late,
-        )
+        began = self._clock()
+        job = Job(terms.due, next(self._numbers), terms.deadline, image, began, on_start, answer)
+        job.owner, job.budget_ends, job.refuses_late = terms[2:]
+        return job
 
     async def _answer_to(self, lane: K, job: Job) -> Answer:
         self._work.set()
@@ -148,12 +144,8 @@ class Batcher(Generic[K]):
         """Forecast of the seconds until all that is inside has been computed."""
         return self._scheduler.outlook.backlog_s(self._clock())
 
-    def expected_wait_s(self, lane: K, num_images: int, due: float, owner: Owner = None) -> float:
-        """Seconds, by forecast, until images of an owner that came now are all answered."""
-        return self.expected_wait(lane, num_images, due, owner).seconds
-
     def expected_wait(self, lane: K, num_images: int, due: float, owner: Owner = None) -> Wait:
-        """The same, and what it would be if nothing else were inside."""
+        """A forecast for images of an owner that came now."""
         return self._scheduler.outlook.wait(lane, num_images, due, self._clock(), owner)
 
     async def run(self) -> None:

@@ -12,12 +12,10 @@ from typing import Generic, NamedTuple, TypeVar
 from service.scheduling.jobs import Job
 from service.scheduling.policy import BatchPolicy, DispatchReason, Part
 from service.scheduling.shares import Shares
+from service.scheduling.sizes import Sizes
 
 K = TypeVar("K")
 
-EFFICIENT = 1.05
-"""most that an image may cost in a smaller batch, as a share of its cost in the full one, when the
-batch is made smaller to keep a latency budget: an overloaded device must not become slower by it"""
 WORTH_WAITING = 0.5
 """longest wait for more images, as a share of the time that the batch takes without them"""
 
@@ -63,8 +61,8 @@ class Lanes(Generic[K]):
         self._jobs: dict[K, list[Job]] = {}  # heaps: the most urgent job is in front
         self.shares = Shares()
         """what each owner has had of the device"""
-        self.max_batch_size = policy.max_batch_size
-        """most images in a batch, as far as the memory of the device allows."""
+        self.sizes: Sizes[K] = Sizes(policy.max_batch_size, expected_s)
+        """how many images go together"""
 
     @property
     def num_waiting(self) -> int:
@@ -110,7 +108,7 @@ class Lanes(Generic[K]):
         """
         for lane, jobs in self._jobs.items():
             soonest = now + self._expected_s(lane, 1) / part.share
-            size = self._least_size(lane, self._batch_size(jobs, part))
+            size = self.sizes.least(lane, self.sizes.most(len(jobs), part))
             in_batch = now + self._expected_s(lane, size) / part.share
             for job in jobs:
                 if job.deadline < soonest:
@@ -156,12 +154,7 @@ class Lanes(Generic[K]):
         """Take the jobs whose turn it is out of a lane: as many as let the first be in time."""
         jobs = self._jobs[lane]
         first = self._first(jobs)
-        num_images = self._batch_size(jobs, part)
-        if not math.isinf(first.due):
-            num_images = self._size_within(lane, num_images, 1, (first.deadline - now) * part.share)
-            least = self._least_size(lane, num_images)
-            budget_s = (first.budget_ends - now) * part.share
-            num_images = self._size_within(lane, num_images, least, budget_s)
+        num_images = self.sizes.to_take(lane, len(jobs), first, now, part)
         image_s = self._expected_s(lane, num_images) / num_images
         if self.shares.is_contended:
             batch = self.shares.in_turn(jobs, num_images, image_s, list(self._all()))
@@ -201,34 +194,18 @@ class Lanes(Generic[K]):
             heapq.heapify(kept)
             self._jobs[lane] = kept
 
-    def _size_within(self, lane: K, most: int, least: int, seconds: float) -> int:
-        """The largest batch that takes no longer, of `least` to `most` images."""
-        while most > least and self._expected_s(lane, most) > seconds:
-            most -= 1
-        return most
-
-    def _least_size(self, lane: K, most: int) -> int:
-        """Fewest images of a batch that costs hardly more an image than one of `most`."""
-        image_s = EFFICIENT * self._expected_s(lane, most) / most
-        while most > 1 and self._expected_s(lane, most - 1) <= image_s * (most - 1):
-            most -= 1
-        return most
-
-    def _batch_size(self, jobs: list[Job], part: Part) -> int:
-        return min(len(jobs), self.max_batch_size, part.max_images)
-
     def _candidate(
         self, lane: K, now: float, part: Part, gathering_s: float | None, is_draining: bool
     ) -> _Candidate[K]:
         jobs = self._jobs[lane]
         first = self._first(jobs)
-        batch_s = self._expected_s(lane, self._batch_size(jobs, part)) / part.share
+        batch_s = self._expected_s(lane, self.sizes.most(len(jobs), part)) / part.share
         slack_s = first.due - now - batch_s
         age_s = now - min(job.submitted for job in jobs)
         company_s = 0.0
         if gathering_s is not None and slack_s > (worth_s := WORTH_WAITING * batch_s):
             company_s = worth_s - min(age_s, gathering_s)
-        wait_s, reason = self.policy._replace(max_batch_size=self.max_batch_size).due(
+        wait_s, reason = self.policy._replace(max_batch_size=self.sizes.max_batch_size).due(
             len(jobs),
             age_s=age_s,
             slack_s=slack_s,

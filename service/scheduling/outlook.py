@@ -99,13 +99,13 @@ class Outlook(Generic[K]):
         if self._lanes.num_waiting == 0 and self._policy.part(taken, num_images) is not None:
             return ahead_s / (1 - sum(taken) / self._policy.num_threads)
         own_lane = self._lanes.jobs.get(lane, ())
-        last_size = min(self._lanes.max_batch_size, num_images + len(own_lane))
+        last_size = min(self._lanes.sizes.max_batch_size, num_images + len(own_lane))
         last_s = (self._policy.num_streams - 1) * self._expected_s(lane, last_size)
         return self._running.rest_s(now) + ahead_s + last_s
 
     def _ahead_s(self, new: New[K], ahead: Ahead[K], *, is_busy: bool) -> float:
         """Seconds of the whole device for images that came now and all jobs before them."""
-        size = self._lanes.max_batch_size
+        size = self._lanes.sizes.max_batch_size
         seconds = 0.0
         for other, jobs in {new.lane: (), **self._lanes.jobs}.items():
             ours = new.num_images if other == new.lane else 0
@@ -118,12 +118,12 @@ class Outlook(Generic[K]):
         return seconds
 
     def _image_s(self, lane: K) -> float:
-        size = self._lanes.max_batch_size
+        size = self._lanes.sizes.max_batch_size
         return self._expected_s(lane, size) / size
 
     def _lane_s(self, lane: K, num_images: int) -> float:
         """Seconds, by forecast, for so many images of one lane."""
-        size = self._lanes.max_batch_size
+        size = self._lanes.sizes.max_batch_size
         full, rest = divmod(num_images, size)
         full_s = full * self._expected_s(lane, size) if full else 0.0
         return full_s + (self._expected_s(lane, rest) if rest else 0.0)

@@ -132,10 +132,12 @@ class Scheduler(Generic[K]):
         self._observe(batch.lane, len(batch.jobs), batch.device_s(now))
         self._answered_at = now
         self._num_fitting += 1
-        limit = self._lanes.max_batch_size
+        limit = self._lanes.sizes.max_batch_size
         if limit < self.policy.max_batch_size and self._num_fitting % BATCHES_UNTIL_GROWTH == 0:
-            self._lanes.max_batch_size = min(2 * limit, self.policy.max_batch_size)
-            logger.info("larger batches", extra={"max_batch_size": self._lanes.max_batch_size})
+            self._lanes.sizes.max_batch_size = min(2 * limit, self.policy.max_batch_size)
+            logger.info(
+                "larger batches", extra={"max_batch_size": self._lanes.sizes.max_batch_size}
+            )
 
     def split(self, batch: Batch[K]) -> bool:
         """Put back a batch that did not fit into memory; later ones are at most half its size.
@@ -145,8 +147,10 @@ class Scheduler(Generic[K]):
         self._num_fitting = 0
         if len(batch.jobs) == 1:
             return False
-        self._lanes.max_batch_size = (len(batch.jobs) + 1) // 2
-        logger.warning("out of device memory", extra={"max_batch_size": self._lanes.max_batch_size})
+        self._lanes.sizes.max_batch_size = (len(batch.jobs) + 1) // 2
+        logger.warning(
+            "out of device memory", extra={"max_batch_size": self._lanes.sizes.max_batch_size}
+        )
         for job in batch.jobs:
             if not job.answer.done():
                 self._lanes.put(batch.lane, job)

@@ -711,7 +711,7 @@ async def test_in_one_lane_the_expected_wait_is_what_it_takes(
 ) -> None:
     async with filled(num_waiting * [("b", 0)], max_batch_size, 0.1) as batcher:
         asked = now()
-        expected_s = batcher.expected_wait_s("b", num_images, 1e6 + 1)
+        expected_s = batcher.expected_wait("b", num_images, 1e6 + 1).seconds
         await asyncio.gather(*(submit(batcher, 0.0, "b", due=1e6 + 1) for _ in range(num_images)))
         company_s = lane_s("b", max_batch_size) if num_waiting + num_images > max_batch_size else 0
         assert -1e-6 <= expected_s - (now() - asked) <= company_s + 1e-6
@@ -731,7 +731,7 @@ async def test_if_nobody_else_comes_nobody_waits_longer_than_expected(
 ) -> None:
     async with filled(waiting, max_batch_size, 0.1) as batcher:
         asked = now()
-        expected_s = batcher.expected_wait_s(lane, num_images, 1e6 + due)
+        expected_s = batcher.expected_wait(lane, num_images, 1e6 + due).seconds
         alone_s = num_images * lane_s(lane, 1) + lane_s(lane, max_batch_size)
         everything_s = batcher.backlog_s + alone_s
         jobs = [submit(batcher, 0.0, lane, due=1e6 + due) for _ in range(num_images)]
@@ -746,7 +746,7 @@ async def test_what_goes_later_is_not_waited_for() -> None:
         rest_s = lane_s("a", 1) - 0.1
         for due, ahead_s in ((0, 0.0), (1, lane_s("c", 1)), (9, lane_s("c", 1) + lane_s("a", 2))):
             expected_s = rest_s + ahead_s + lane_s("b", 1)
-            assert batcher.expected_wait_s("b", 1, 1e6 + due) == pytest.approx(expected_s)
+            assert batcher.expected_wait("b", 1, 1e6 + due).seconds == pytest.approx(expected_s)
 
 
 @in_virtual_time
@@ -759,5 +759,5 @@ async def test_a_batch_that_takes_longer_than_expected_is_expected_to_end_now() 
         job = submit(batcher, 1.0)
         await asyncio.sleep(0.05)
         assert batcher.backlog_s == 0.0
-        assert batcher.expected_wait_s("b", 1, FOR_EVER) == pytest.approx(0.01)
+        assert batcher.expected_wait("b", 1, FOR_EVER).seconds == pytest.approx(0.01)
         await job
