@@ -176,6 +176,12 @@ class _WhatIsAccepted(_WhatComputes):
     max_requests_per_key: int = Field(
         0, ge=0, description="most requests of one key at a time; 0: any number"
     )
+    max_images_per_key: int = Field(
+        0,
+        ge=0,
+        description="most images of one key inside at a time; 0: any number. One request alone may "
+        "have more",
+    )
     batch_timeout_s: float = Field(
         60,
         gt=0,
@@ -234,7 +240,7 @@ class Settings(_WhatIsAccepted):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("max_requests_per_key")
+    @field_validator("max_requests_per_key", "max_images_per_key")
     @classmethod
     def _needs_keys(cls, value: int, info: ValidationInfo) -> int:
         if value and not info.data.get("api_keys_file"):

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.pipeline.request import Wanted
+from service.pipeline.request import Late, Wanted
 from service.tiers import Tier
 
 LONGEST_MS = 3_600_000
@@ -44,6 +44,11 @@ class ClassifyParameters(BaseModel):
         None,
         json_schema_extra={"minimum": 1},
         description="Number of labels, 1 ... the number of classes; default: 5, or all if fewer.",
+    )
+    late: Late = Field(
+        "answer",
+        description="What happens where `max_latency_ms` cannot be kept: `answer`: answer late; "
+        "`refuse`: 429 with Retry-After, at once where that can be foreseen.",
     )
     deadline_ms: float | None = Field(
         None, gt=0, le=LONGEST_MS, description="Answer within this time or get 504."

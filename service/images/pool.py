@@ -2,7 +2,7 @@
 
 Each thread hands its pictures to a decoding process of its own. Pictures that need much memory go
 on to a lane of their own, one after the other, so that the others do not wait for them.
-Source: docs/decisions/0016.
+Source: docs/decisions/0017.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ GRACE_S = 0.25
 """seconds that a picture may go on after its client has left; most are done by then"""
 
 
-class Limits(NamedTuple):
+class DecodeLimits(NamedTuple):
     """What decoding may take."""
 
     max_pixels: int = MAX_PIXELS
@@ -47,7 +47,7 @@ class Limits(NamedTuple):
     """most memory for all pictures together"""
 
 
-DEFAULT_LIMITS = Limits()
+DEFAULT_LIMITS = DecodeLimits()
 
 
 class _Picture(NamedTuple):
@@ -66,7 +66,7 @@ class DecodePool:
     def __init__(
         self,
         num_threads: int,
-        limits: Limits = DEFAULT_LIMITS,
+        limits: DecodeLimits = DEFAULT_LIMITS,
         *,
         on_change: Callable[[int], None] = lambda _: None,
     ) -> None:

@@ -27,6 +27,11 @@ class ApiKeys:
         self._max_requests = max_requests_per_key
         self._inside: Counter[str] = Counter()
 
+    @property
+    def num_keys(self) -> int:
+        """How many keys are known."""
+        return len(self._digests)
+
     @contextmanager
     def enter(self, presented: str | None) -> Iterator[str | None]:
         """Hold one of a key's places for as long as the context lasts; yields the key's name.

@@ -4,8 +4,12 @@ from collections.abc import Callable
 
 from service import tiers
 from service.errors import InvalidParameterError
-from service.pipeline.request import Choice, Reason, Wanted
+from service.pipeline.request import LATE, Choice, Expected, Reason, Wanted
 from service.tiers import TIERS, Reduction, ReductionRange, Tier
+
+SHORTEST_QUEUE, LONGEST_QUEUE = 0.15, 0.4
+"""share of a latency budget, less the work itself, that a request for the most accurate tier may
+spend on waiting, and the same for the one before the fastest; measured in docs/decisions/0016"""
 
 
 def choose(
@@ -14,7 +18,7 @@ def choose(
     *,
     default_tier: Tier,
     brownout_level: Callable[[], int],
-    expected_s: Callable[[Reduction], float],
+    expected: Callable[[Reduction], Expected],
 ) -> Choice:
     """Decide the reduction of one request.
 
@@ -23,19 +27,19 @@ def choose(
         wanted: the choices of the client.
         default_tier: the tier for a client that chose none.
         brownout_level: by how many tiers to lower a request that allows it.
-        expected_s: forecast of the seconds from the request's arrival to its answer.
+        expected: forecast of the seconds from the request's arrival to its answer.
 
     Raises:
         InvalidParameterError: choices that exclude each other, or a value out of range.
     """
     _check(wanted)
     if wanted.max_latency_ms is not None:
-        return _within(limits, wanted, wanted.max_latency_ms / 1000, expected_s)
+        return _within(limits, wanted, wanted.max_latency_ms / 1000, expected)
     if wanted.r is not None:
         reduction = tiers.of_r(limits, wanted.r, wanted.method)
-        return Choice(reduction, "requested", expected_s(reduction))
+        return Choice(reduction, "requested", expected(reduction).seconds)
     reduction, reason = _of_tier(limits, wanted, default_tier, brownout_level)
-    return Choice(reduction, reason, expected_s(reduction))
+    return Choice(reduction, reason, expected(reduction).seconds)
 
 
 def _of_tier(
@@ -61,16 +65,32 @@ def _within(
     limits: ReductionRange,
     wanted: Wanted,
     budget_s: float,
-    expected_s: Callable[[Reduction], float],
+    expected: Callable[[Reduction], Expected],
 ) -> Choice:
-    """The most accurate tier expected in time; if there is none, the fastest one allowed."""
+    """The most accurate tier that is expected in time and keeps the queue short.
+
+    If there is none, the fastest one allowed.
+    """
     allowed = TIERS[: TIERS.index(wanted.min_tier) + 1] if wanted.min_tier else TIERS
-    reductions = [tiers.of_tier(limits, tier, wanted.method) for tier in allowed]
-    for reduction in reductions:
-        seconds = expected_s(reduction)
-        if seconds <= budget_s:
-            return Choice(reduction, "latency_budget", seconds)
-    return Choice(reductions[-1], "latency_budget_missed", seconds)
+    shares = _queue_shares(len(allowed))
+    for tier, share in zip(allowed, shares, strict=True):
+        reduction = tiers.of_tier(limits, tier, wanted.method)
+        found = expected(reduction)
+        if found.seconds <= budget_s and found.spent_on_waiting(budget_s) <= share:
+            return Choice(reduction, "latency_budget", found.seconds)
+    return Choice(reduction, "latency_budget_missed", found.seconds)
+
+
+def _queue_shares(num_tiers: int) -> list[float]:
+    """For each tier, most accurate first, how much of a budget may be spent on waiting.
+
+    Whoever takes an accurate tier makes all who follow wait longer. So the longer the queue, the
+    faster the tier, and the queue stops growing where the service keeps up, long before the first
+    answer is late. The fastest tier has nothing to give up any more.
+    """
+    steps = max(1, num_tiers - 2)
+    rise = (LONGEST_QUEUE - SHORTEST_QUEUE) / steps
+    return [*(SHORTEST_QUEUE + rise * step for step in range(num_tiers - 1)), 1.0]
 
 
 def _check(wanted: Wanted) -> None:
@@ -78,6 +98,8 @@ def _check(wanted: Wanted) -> None:
     given = [name for name in ("r", "tier", "max_latency_ms") if getattr(wanted, name) is not None]
     if len(given) > 1:
         raise InvalidParameterError(f"{' and '.join(given)} exclude each other; give one of them")
+    if wanted.late == "refuse" and wanted.max_latency_ms is None:
+        raise InvalidParameterError("late = 'refuse' needs max_latency_ms: later than what?")
     if wanted.min_tier is None:
         return
     if wanted.r is not None:
@@ -100,5 +122,7 @@ def _check_values(wanted: Wanted) -> None:
         value = getattr(wanted, name)
         if value is not None and not value > 0:
             raise InvalidParameterError(f"{name} = {value!r} must be greater than 0")
+    if wanted.late not in LATE:
+        raise InvalidParameterError(f"late {wanted.late!r} is unknown; allowed: {', '.join(LATE)}")
     if wanted.priority not in (0, 1):
         raise InvalidParameterError(f"priority = {wanted.priority!r} must be 0 or 1")

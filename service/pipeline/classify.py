@@ -18,18 +18,16 @@ from service.errors import (
 from service.images.pool import DecodePool
 from service.models.catalog import Models
 from service.models.served import ServedModel
-from service.pipeline import choice
-from service.pipeline.admission import Admission
+from service.pipeline import choice, promises
+from service.pipeline.admission import Admission, Place
 from service.pipeline.brownout import Brownout
-from service.pipeline.request import DEFAULT_TOP_K, Outcome, Picture, Plan, Wanted
+from service.pipeline.promises import Promises
+from service.pipeline.request import DEFAULT_TOP_K, Expected, Outcome, Picture, Plan, Wanted
 from service.scheduling.batcher import Batcher
+from service.scheduling.jobs import Terms
 from service.telemetry.events import CUSTOM_TIER, Call, ImageDone
 from service.telemetry.record import Record
 from service.tiers import Reduction, Tier
-
-PROMISED_SHARE = 0.7
-"""share of a deadline. While there is work inside, a request whose forecast is longer is refused:
-in a queue without any reserve, each disturbance makes answers late."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,7 @@ class Pipeline:
 
     models: Models
     admission: Admission
+    promises: Promises
     brownout: Brownout
     pool: DecodePool
     batcher: Batcher[Variant]
@@ -71,9 +70,9 @@ class Pipeline:
             ServiceError: one of its kinds, if there is no answer for any of them.
         """
         plan = self._plan(pictures, wanted, call)
-        with self.admission.enter(num_images=len(pictures)):
+        with self.admission.enter(num_images=len(pictures), owner=call.api_key) as place:
             outcomes = await asyncio.gather(
-                *(self._classify_one(picture, plan, call) for picture in pictures),
+                *(self._classify_one(picture, plan, place, call) for picture in pictures),
                 return_exceptions=True,
             )
         for outcome in outcomes:
@@ -94,64 +93,87 @@ class Pipeline:
         call.model, call.num_images = model.name, len(pictures)
         top_k = _top_k(model, wanted.top_k)
         call.deadline_ms = wanted.deadline_ms or self.defaults.deadline_ms
-        deadline = call.arrival + call.deadline_ms / 1000
-        due = _due(wanted, call.arrival, deadline)
+        terms = promises.terms(
+            wanted, call.arrival, call.arrival + call.deadline_ms / 1000, call.api_key
+        )
         sizes = [len(picture) for picture in pictures if isinstance(picture, bytes)]
         decode_s = self.pool.decodings.expected_s(sizes, model.name)
-        variants: dict[Reduction, Variant] = {}
+        usual = self.promises.usual_share(wanted, call.api_key)
+        forecasts: dict[Reduction, tuple[Variant, Expected]] = {}
 
-        def expected_s(reduction: Reduction) -> float:
-            variants[reduction] = variant = model.variant(*reduction)
-            wait_s = self.batcher.expected_wait_s(variant, len(pictures), due)
-            return monotonic() - call.arrival + decode_s + wait_s
+        def expected(reduction: Reduction) -> Expected:
+            variant = model.variant(*reduction)
+            wait = self.batcher.expected_wait(variant, len(pictures), terms.due, terms.owner)
+            seconds = monotonic() - call.arrival + decode_s + wait.seconds
+            queue_s = max(0.0, wait.seconds - wait.alone_s)
+            found = Expected(seconds, queue_s, wait.rest_s, wait.alone_s, usual)
+            forecasts[reduction] = variant, found
+            return found
 
         chosen = choice.choose(
             model.limits,
             wanted,
             default_tier=self.defaults.tier,
             brownout_level=self.brownout.level,
-            expected_s=expected_s,
+            expected=expected,
         )
         call.tier = chosen.reduction.tier or CUSTOM_TIER
-        promised_s = PROMISED_SHARE * (deadline - call.arrival)
+        variant, forecast = forecasts[chosen.reduction]
+        self.promises.chosen(wanted, call.api_key, forecast)
         if wanted.deadline_ms is not None:
-            alone_s = self._alone_s(variants[chosen.reduction], sizes, len(pictures))
-            call.is_too_tight = monotonic() - call.arrival + alone_s > promised_s
-        if chosen.expected_s > promised_s and self.batcher.is_busy:
-            raise self._refusal(call, chosen.expected_s)
+            call.is_too_tight = self._is_too_tight(variant, sizes, len(pictures), call)
+        if self.batcher.is_busy:
+            self._require_in_time(forecast, terms, call)
         call.reason = chosen.reason
-        return Plan(model, variants[chosen.reduction], chosen, top_k, due, deadline)
+        return Plan(model, variant, chosen, top_k, terms)
 
-    def _alone_s(self, variant: Variant, sizes: Sequence[int], num_images: int) -> float:
-        """Seconds, by forecast, for images that an idle service decodes and computes."""
-        decode_s = self.pool.decodings.alone_s(sizes, variant.model)
-        return decode_s + self.batcher.alone_s(variant, num_images)
-
-    def _refusal(self, call: Call, expected_s: float) -> ServiceError:
-        """The error for a request that would be late. A retry helps only if it is not too tight."""
+    def _is_too_tight(
+        self, variant: Variant, sizes: Sequence[int], num_images: int, call: Call
+    ) -> bool:
+        """Whether even an idle service would be too slow for the client's own deadline."""
         assert call.deadline_ms is not None
-        if call.is_too_tight:
-            return _too_late(call.deadline_ms)
-        return self.admission.refusal(
-            f"an answer is expected after {1000 * expected_s:.0f} ms, too late for a "
-            f"deadline of {call.deadline_ms:g} ms"
+        decode_s = self.pool.decodings.alone_s(sizes, variant.model)
+        alone_s = decode_s + self.batcher.alone_s(variant, num_images)
+        expected_s = monotonic() - call.arrival + alone_s
+        return expected_s > promises.PROMISED_SHARE * call.deadline_ms / 1000
+
+    def _require_in_time(self, forecast: Expected, terms: Terms, call: Call) -> None:
+        """Refuse a request whose answer is expected too late.
+
+        Raises:
+            OverloadedError: it is.
+            DeadlineExceededError: it would be on an idle service, too; a retry does not help.
+        """
+        over_s = self.promises.over_s(forecast, terms, call.arrival)
+        if over_s <= 0:
+            return
+        if call.is_too_tight and not terms.refuses_late:
+            raise _late(terms, call)
+        what = "latency budget" if terms.refuses_late else "deadline"
+        raise self.admission.refusal(
+            f"an answer is expected after {1000 * forecast.seconds:.0f} ms, too late for a "
+            f"{what} of {1000 * (terms.deadline - call.arrival):g} ms",
+            over_s,
+            forecast.work_s,
         )
 
-    async def _classify_one(self, picture: Picture, plan: Plan, call: Call) -> Outcome:
+    async def _classify_one(
+        self, picture: Picture, plan: Plan, place: Place, call: Call
+    ) -> Outcome:
         """Classify one picture that has been admitted."""
+        terms = plan.terms
         try:
             # Not timeout_at: the clock of an event loop may count whole milliseconds only.
-            async with asyncio.timeout(plan.deadline - monotonic()):
-                pixels, decode_s = await self._pixels(picture, plan.model)
+            async with asyncio.timeout(terms.deadline - monotonic()):
+                try:
+                    pixels, decode_s = await self._pixels(picture, plan.model)
+                finally:
+                    place.decoded()
                 answer = await self.batcher.submit(
-                    plan.variant,
-                    pixels,
-                    due=plan.due,
-                    deadline=plan.deadline,
-                    on_start=call.started,
+                    plan.variant, pixels, terms, on_start=call.started
                 )
         except TimeoutError as exc:
-            raise _too_late(1000 * (plan.deadline - call.arrival)) from exc
+            raise self._too_late(terms, call) from exc
         outcome = Outcome(plan, answer, decode_s, monotonic() - call.arrival)
         if not outcome.logits.isfinite().all():
             raise InferenceError("the model gave logits that are not finite")
@@ -160,26 +182,27 @@ class Pipeline:
             self.shadow.offer(Sample(plan.model, plan.variant, call.tier, pixels, outcome.logits))
         return outcome
 
+    def _too_late(self, terms: Terms, call: Call) -> ServiceError:
+        """The error for an image that was let in and could not be answered in time."""
+        if not terms.refuses_late:
+            return _late(terms, call)
+        over_s = self.batcher.backlog_s - (terms.deadline - call.arrival)
+        budget_ms = 1000 * (terms.deadline - call.arrival)
+        return self.admission.refusal(
+            f"not answered within {budget_ms:g} ms, the latency budget", over_s, 0.0
+        )
+
     async def _pixels(self, picture: Picture, model: ServedModel) -> tuple[Tensor, float]:
         if isinstance(picture, Tensor):
             return picture, 0.0
         return await self.pool.decode(picture, model.input_spec, model.name)
 
 
-def _too_late(deadline_ms: float) -> DeadlineExceededError:
+def _late(terms: Terms, call: Call) -> DeadlineExceededError:
     return DeadlineExceededError(
-        f"not answered within {deadline_ms:g} ms; allow more time with deadline_ms (under /v2: "
-        "timeout), or choose a faster tier"
+        f"not answered within {1000 * (terms.deadline - call.arrival):g} ms; allow more time with "
+        "deadline_ms (under /v2: timeout), or choose a faster tier"
     )
-
-
-def _due(wanted: Wanted, arrival: float, deadline: float) -> float:
-    """When an answer is due: at its arrival, the end of its latency budget, or its deadline."""
-    if wanted.priority == 1:
-        return arrival
-    if wanted.max_latency_ms is not None:
-        return min(arrival + wanted.max_latency_ms / 1000, deadline)
-    return deadline
 
 
 def _top_k(model: ServedModel, top_k: int | None) -> int:

@@ -40,6 +40,6 @@ class Entrance:
         """
         with (
             self.api_keys.enter(presented_key) as name,
-            self.admission.receive(announced_bytes=announced_bytes) as arrived,
+            self.admission.receive(announced_bytes=announced_bytes, owner=name) as arrived,
         ):
             yield Entered(name, arrived)

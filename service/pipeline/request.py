@@ -1,5 +1,6 @@
 """The values of the pipeline: the client's choices, the plan for a request, and its outcomes."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple, get_args
@@ -9,7 +10,7 @@ from torch import Tensor
 from service.backends.contract import Variant
 from service.models.served import ServedModel
 from service.pipeline.ranking import Prediction, rank
-from service.scheduling.lanes import Answer
+from service.scheduling.jobs import Answer, Terms
 from service.tiers import Reduction, Tier
 
 Picture = bytes | Tensor
@@ -17,6 +18,9 @@ Picture = bytes | Tensor
 
 Reason = Literal["default", "requested", "latency_budget", "latency_budget_missed", "brownout"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
+
+Late = Literal["answer", "refuse"]
+LATE: tuple[Late, ...] = get_args(Late)
 
 DEFAULT_TOP_K = 5
 
@@ -41,6 +45,31 @@ class Wanted:
     """number of labels; None: 5, or all if there are fewer"""
     deadline_ms: float | None = None
     """milliseconds from the arrival; None: the service's own deadline"""
+    late: Late = "answer"
+    """what happens to an image that cannot be answered within `max_latency_ms`"""
+
+
+class Expected(NamedTuple):
+    """A forecast of the seconds from a request's arrival to its answer."""
+
+    seconds: float
+    queue_s: float = 0.0
+    """how much of it is waiting for other work on the device"""
+    rest_s: float = 0.0
+    """how much of it passes between its first image and its last one"""
+    work_s: float = 0.0
+    """how long the device works on it"""
+    usual_share: float = 0.0
+    """share of their latency budgets that such requests have been spending on waiting, 0 ... 1"""
+
+    def share_now(self, budget_s: float) -> float:
+        """Share of a budget, less the work itself, that this request spends on waiting."""
+        left_s = budget_s - (self.seconds - self.queue_s)
+        return self.queue_s / left_s if left_s > 0 else math.inf
+
+    def spent_on_waiting(self, budget_s: float) -> float:
+        """The same, or what is usual if that is more."""
+        return max(self.usual_share, self.share_now(budget_s) if self.queue_s > 0 else 0.0)
 
 
 class Choice(NamedTuple):
@@ -59,10 +88,8 @@ class Plan(NamedTuple):
     variant: Variant
     choice: Choice
     top_k: int
-    due: float
-    """when it should be answered: the earliest goes first"""
-    deadline: float
-    """when its client stops waiting"""
+    terms: Terms
+    """when its images are due, and to whom they belong"""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Builds everything that one replica needs, and connects it."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,14 +14,15 @@ from service.backends import cores
 from service.backends.contract import Variant
 from service.backends.engine import MEMORY_KINDS, Engine
 from service.backends.placement import choose
-from service.images.pool import DecodePool, Limits
+from service.images.pool import DecodeLimits, DecodePool
 from service.models.catalog import Models
 from service.pipeline import api_keys
-from service.pipeline.admission import Admission
+from service.pipeline.admission import Admission, Limits
 from service.pipeline.api_keys import ApiKeys
 from service.pipeline.brownout import Brownout
 from service.pipeline.classify import Defaults, Pipeline
 from service.pipeline.entrance import Entrance
+from service.pipeline.promises import Promises
 from service.runtime.device import open_engine
 from service.runtime.lifecycle import Lifecycle, Phase
 from service.scheduling.batcher import Batcher
@@ -70,16 +70,19 @@ def build(settings: Settings) -> Parts:
     batcher = _batcher(settings, engine, forecast, record)
     pool = DecodePool(
         settings.decode_threads or cores.count(),
-        Limits(
+        DecodeLimits(
             settings.max_pixels,
             settings.decode_timeout_s,
             settings.decode_memory_mib * MEBIBYTE,
         ),
         on_change=batcher.coming,
     )
-    pipeline = _pipeline(settings, batcher, pool, record)
+    keys = _read_keys(settings)
+    pipeline = _pipeline(
+        settings, batcher, pool, record, _admission(settings, batcher, is_shared=keys.num_keys > 1)
+    )
     probe = Probe(_in_spare_time(batcher), pool, record.accuracy)
-    entrance = Entrance(_read_keys(settings), pipeline.admission)
+    entrance = Entrance(keys, pipeline.admission)
     parts = Parts(Lifecycle(), entrance, engine, forecast, probe, pipeline)
     _publish(parts, settings)
     return parts
@@ -112,18 +115,35 @@ def _in_spare_time(batcher: Batcher[Variant]) -> Infer:
     return infer
 
 
-def _pipeline(
-    settings: Settings, batcher: Batcher[Variant], pool: DecodePool, record: Record
-) -> Pipeline:
-    admission = Admission(
-        max_images=settings.max_queue_images,
-        max_bytes=settings.max_queue_bytes,
-        retry_after_s=lambda: max(1, math.ceil(batcher.backlog_s)),
+def _admission(settings: Settings, batcher: Batcher[Variant], *, is_shared: bool) -> Admission:
+    limits = Limits(
+        settings.max_queue_images,
+        settings.max_queue_bytes,
+        max_images_per_key=settings.max_images_per_key,
+        is_shared=is_shared,
     )
+
+    def all_done_s() -> float:
+        # The lanes of images that are being decoded are not known: they count like the others.
+        known = max(1, batcher.num_inside)
+        return batcher.backlog_s * max(1.0, admission.num_images / known)
+
+    admission = Admission(limits, all_done_s=all_done_s, coming=batcher.admitted)
+    return admission
+
+
+def _pipeline(
+    settings: Settings,
+    batcher: Batcher[Variant],
+    pool: DecodePool,
+    record: Record,
+    admission: Admission,
+) -> Pipeline:
     pressure = partial(_saturation, admission, batcher, settings.deadline_ms)
     return Pipeline(
         models=Models(),
         admission=admission,
+        promises=Promises(),
         brownout=Brownout(pressure if settings.brownout == "on" else lambda: 0.0),
         pool=pool,
         batcher=batcher,

@@ -7,15 +7,19 @@ import asyncio
 import itertools
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from service.scheduling.lanes import Answer, Job
+from service.scheduling.jobs import Answer, Job, Owner, Terms
+from service.scheduling.outlook import Wait
 from service.scheduling.scheduler import Scheduler
 from service.scheduling.stream import Finished, Forward, Stream, fail, shutting_down
 from service.scheduling.watchdog import Watchdog
 
 K = TypeVar("K")
+
+PATIENT = Terms(math.inf, math.inf)
 
 
 class Batcher(Generic[K]):
@@ -52,9 +56,8 @@ class Batcher(Generic[K]):
         self,
         lane: K,
         image: Any,
+        terms: Terms,
         *,
-        due: float,
-        deadline: float,
         on_start: Callable[[], None] = lambda: None,
     ) -> Answer:
         """Wait for the answer to one image.
@@ -64,8 +67,7 @@ class Batcher(Generic[K]):
         Args:
             lane: what may share a batch.
             image: handed to `forward` as it is.
-            due: when it should be answered; the earliest goes first.
-            deadline: when its client stops waiting.
+            terms: when it should be answered, and who wants it.
             on_start: called when its batch starts.
 
         Raises:
@@ -74,7 +76,7 @@ class Batcher(Generic[K]):
             InferenceError: the batch failed.
             NotReadyError: the batcher was closed.
         """
-        job = self._job(image, due, deadline, on_start)
+        job = self._job(image, terms, on_start)
         self._scheduler.put(lane, job)
         return await self._answer_to(lane, job)
 
@@ -83,15 +85,18 @@ class Batcher(Generic[K]):
 
         It starts only while no client's image waits.
         """
-        job = self._job(image, math.inf, math.inf, lambda: None)
+        job = self._job(image, PATIENT, lambda: None)
         self._scheduler.put_spare(lane, job)
         return await self._answer_to(lane, job)
 
-    def _job(self, image: Any, due: float, deadline: float, on_start: Callable[[], None]) -> Job:
+    def _job(self, image: Any, terms: Terms, on_start: Callable[[], None]) -> Job:
         if self._closed:
             raise shutting_down()
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        return Job(due, next(self._numbers), deadline, image, self._clock(), on_start, answer)
+        began = self._clock()
+        job = Job(terms.due, next(self._numbers), terms.deadline, image, began, on_start, answer)
+        job.owner, job.budget_ends, job.refuses_late = terms[2:]
+        return job
 
     async def _answer_to(self, lane: K, job: Job) -> Answer:
         self._work.set()
@@ -100,6 +105,11 @@ class Batcher(Generic[K]):
         except asyncio.CancelledError:
             self._scheduler.forget(lane, job)
             raise
+
+    @property
+    def admitted(self) -> Counter[Owner]:
+        """Images of each owner that were let in but do not wait yet: whoever lets in counts."""
+        return self._scheduler.admitted
 
     def coming(self, change: int) -> None:
         """Add `change` to the number of images that are being decoded."""
@@ -118,7 +128,12 @@ class Batcher(Generic[K]):
     @property
     def is_busy(self) -> bool:
         """Whether images of clients wait or are being computed."""
-        return self.num_waiting > 0 or self._scheduler.running.num_images > 0
+        return self.num_inside > 0
+
+    @property
+    def num_inside(self) -> int:
+        """Images of clients that wait or are being computed."""
+        return self.num_waiting + self._scheduler.running.num_images
 
     @property
     def running_s(self) -> float:
@@ -130,9 +145,9 @@ class Batcher(Generic[K]):
         """Forecast of the seconds until all that is inside has been computed."""
         return self._scheduler.outlook.backlog_s(self._clock())
 
-    def expected_wait_s(self, lane: K, num_images: int, due: float) -> float:
-        """Seconds, by forecast, until images that came now are all answered."""
-        return self._scheduler.outlook.wait_s(lane, num_images, due, self._clock())
+    def expected_wait(self, lane: K, num_images: int, due: float, owner: Owner = None) -> Wait:
+        """A forecast for images of an owner that came now."""
+        return self._scheduler.outlook.wait(lane, num_images, due, self._clock(), owner)
 
     def alone_s(self, lane: K, num_images: int) -> float:
         """The same for an idle device, as the mean forecast: it is kept half of the time."""

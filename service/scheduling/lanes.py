@@ -4,47 +4,20 @@ A *lane* holds the images that may share a batch: same model, same method, same 
 request never affects the image of another.
 """
 
-import asyncio
 import heapq
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Generic, NamedTuple, TypeVar
 
+from service.scheduling.jobs import Job
 from service.scheduling.policy import BatchPolicy, DispatchReason, Part
+from service.scheduling.shares import Shares
+from service.scheduling.sizes import Sizes
 
 K = TypeVar("K")
 
 WORTH_WAITING = 0.5
 """longest wait for more images, as a share of the time that the batch takes without them"""
-
-
-class Answer(NamedTuple):
-    """The result of a job, and how long it took."""
-
-    result: Any
-    """what `forward` gave for the image."""
-    queue_s: float
-    """seconds from its submission to the start of its batch."""
-    inference_s: float
-    """seconds that the whole batch took to compute."""
-    batch_size: int
-
-
-@dataclass(order=True, slots=True)
-class Job:
-    """One image that waits for its batch."""
-
-    due: float
-    """when it should be answered, on the batcher's clock: the earliest goes first."""
-    number: int
-    """order of arrival; decides between jobs that are due at the same time."""
-    deadline: float = field(compare=False)
-    """when its client stops waiting."""
-    image: Any = field(compare=False)
-    submitted: float = field(compare=False)
-    on_start: Callable[[], None] = field(compare=False)
-    answer: asyncio.Future[Answer] = field(compare=False)
 
 
 class Next(NamedTuple, Generic[K]):
@@ -60,16 +33,20 @@ class _Candidate(NamedTuple, Generic[K]):
     """A lane that may go next."""
 
     wait_s: float
-    due: float
+    turn: tuple[float, float]
+    """what its owner has had, in seconds, and when it is due: the smallest one goes first"""
     slack_s: float
-    """seconds that its most urgent image can still wait and be in time"""
+    """seconds that its first image can still wait and be in time"""
     batch_s: float
     """forecast of the seconds for its batch"""
     next: Next[K]
 
 
 class Lanes(Generic[K]):
-    """Everything that waits, by lane, the most urgent image of each in front."""
+    """Everything that waits, by lane.
+
+    The owner that has had the least of the device goes first; of its images, the most urgent one.
+    """
 
     def __init__(self, policy: BatchPolicy, expected_s: Callable[[K, int], float]) -> None:
         """Create lanes without any job.
@@ -79,11 +56,13 @@ class Lanes(Generic[K]):
             expected_s: forecast for a batch of so many images of a lane on the whole device, in
                 seconds.
         """
-        self._policy = policy
+        self.policy = policy
         self._expected_s = expected_s
-        self._jobs: dict[K, list[Job]] = {}
-        self.max_batch_size = policy.max_batch_size
-        """most images in a batch, as far as the memory of the device allows."""
+        self._jobs: dict[K, list[Job]] = {}  # heaps: the most urgent job is in front
+        self.shares = Shares()
+        """what each owner has had of the device"""
+        self.sizes: Sizes[K] = Sizes(policy.max_batch_size, expected_s)
+        """how many images go together"""
 
     @property
     def num_waiting(self) -> int:
@@ -97,6 +76,7 @@ class Lanes(Generic[K]):
 
     def put(self, lane: K, job: Job) -> None:
         """Let a job wait in its lane."""
+        self.shares.came(job.owner)
         heapq.heappush(self._jobs.setdefault(lane, []), job)
 
     def forget(self, lane: K, job: Job) -> None:
@@ -104,23 +84,37 @@ class Lanes(Generic[K]):
         self._keep(lane, lambda other: other is not job)
 
     def take_expired(self, now: float) -> list[Job]:
-        """Take out the jobs whose deadline has passed, and those that already have an answer."""
+        """Take out the jobs whose deadline has passed, and those that already have an answer.
+
+        A job that wants no late answer leaves as soon as even the whole device would be too slow.
+        """
         expired = []
         for lane, jobs in list(self._jobs.items()):
-            expired += [job for job in jobs if job.deadline <= now]
-            self._keep(lane, lambda job: job.deadline > now and not job.answer.done())
+            soonest = now + self._expected_s(lane, 1)
+
+            def is_over(job: Job, soonest: float = soonest) -> bool:
+                return job.deadline <= (soonest if job.refuses_late else now)
+
+            expired += [job for job in jobs if is_over(job)]
+            self._keep(lane, lambda job: not is_over(job) and not job.answer.done())
         return expired
 
     def defer_late(self, now: float, part: Part) -> None:
         """Put jobs last that would miss their deadline even in a batch of their own.
 
-        Otherwise an overloaded device would compute answers for clients that have left.
+        Otherwise an overloaded device would compute answers for clients that have left. A job that
+        would miss its latency budget is from now on due at its deadline, so that it does not make
+        others late as well.
         """
         for lane, jobs in self._jobs.items():
             soonest = now + self._expected_s(lane, 1) / part.share
+            size = self.sizes.least(lane, self.sizes.most(len(jobs), part))
+            in_batch = now + self._expected_s(lane, size) / part.share
             for job in jobs:
                 if job.deadline < soonest:
                     job.due = math.inf
+                elif job.budget_ends < in_batch:
+                    job.due, job.budget_ends = job.deadline, math.inf
             heapq.heapify(jobs)
 
     def next(
@@ -128,8 +122,9 @@ class Lanes(Generic[K]):
     ) -> Next[K] | None:
         """The lane that goes next on a part of the device, or None if nothing waits.
 
-        Of the lanes whose batch may start now, the one with the earliest due time. But a lane that
-        waits for more images and is due earlier goes first if it would be late after that batch.
+        Of the lanes whose batch may start now, the one whose turn it is: with one owner, the one
+        with the earliest due time. But a lane that waits for more images and whose turn is earlier
+        goes first if it would be late after that batch.
 
         Args:
             now: on the batcher's clock.
@@ -143,64 +138,79 @@ class Lanes(Generic[K]):
         ]
         if not candidates:
             return None
-        first = min(candidates, key=lambda lane: (lane.wait_s, lane.due))
+        first = min(candidates, key=lambda lane: (lane.wait_s, lane.turn))
         late = [
             other
             for other in candidates
             if first.wait_s == 0 < other.wait_s
-            and other.due < first.due
+            and other.turn < first.turn
             and other.slack_s < first.batch_s
         ]
         if not late:
             return first.next
-        return min(late, key=lambda other: other.due).next._replace(reason="deadline", wait_s=0.0)
+        return min(late, key=lambda other: other.turn).next._replace(reason="deadline", wait_s=0.0)
 
     def take(self, lane: K, now: float, part: Part) -> list[Job]:
-        """Take the most urgent jobs out of a lane: as many as let the first one be in time."""
+        """Take the jobs whose turn it is out of a lane: as many as let the first be in time."""
         jobs = self._jobs[lane]
-        num_images = self._batch_size(jobs, part)
-        if not math.isinf(jobs[0].due):
-            seconds = (jobs[0].deadline - now) * part.share
-            while num_images > 1 and self._expected_s(lane, num_images) > seconds:
-                num_images -= 1
-        batch = [heapq.heappop(jobs) for _ in range(num_images)]
-        if not jobs:
-            del self._jobs[lane]
+        first = self._first(jobs)
+        num_images = self.sizes.to_take(lane, len(jobs), first, now, part)
+        image_s = self._expected_s(lane, num_images) / num_images
+        if self.shares.is_contended:
+            batch = self.shares.in_turn(jobs, num_images, image_s, list(self._all()))
+        else:
+            batch = heapq.nsmallest(num_images, jobs)
+        image_s = self._expected_s(lane, len(batch)) / len(batch)
+        self.shares.charge(batch, image_s, self._all() if self.shares.is_contended else batch)
+        gone = {job.number for job in batch}
+        self._keep(lane, lambda job: job.number not in gone)
         return batch
 
     def clear(self) -> list[Job]:
         """Take everything out."""
-        jobs = [job for jobs in self._jobs.values() for job in jobs]
-        self._jobs.clear()
+        jobs = list(self._all())
+        for lane in list(self._jobs):
+            self._keep(lane, lambda _: False)
         return jobs
+
+    def _all(self) -> Iterator[Job]:
+        return (job for jobs in self._jobs.values() for job in jobs)
+
+    def _first(self, jobs: list[Job]) -> Job:
+        """The job of a lane whose turn it is."""
+        return min(jobs, key=self.shares.turn) if self.shares.is_contended else jobs[0]
 
     def _keep(self, lane: K, is_kept: Callable[[Job], bool]) -> None:
         jobs = self._jobs.get(lane, [])
-        kept = [job for job in jobs if is_kept(job)]
+        kept = []
+        for job in jobs:
+            if is_kept(job):
+                kept.append(job)
+            else:
+                self.shares.left(job.owner)
         if not kept:
             self._jobs.pop(lane, None)
         elif len(kept) < len(jobs):
             heapq.heapify(kept)
             self._jobs[lane] = kept
 
-    def _batch_size(self, jobs: list[Job], part: Part) -> int:
-        return min(len(jobs), self.max_batch_size, part.max_images)
-
     def _candidate(
         self, lane: K, now: float, part: Part, gathering_s: float | None, is_draining: bool
     ) -> _Candidate[K]:
         jobs = self._jobs[lane]
-        batch_s = self._expected_s(lane, self._batch_size(jobs, part)) / part.share
-        slack_s = jobs[0].due - now - batch_s
+        first = self._first(jobs)
+        batch_s = self._expected_s(lane, self.sizes.most(len(jobs), part)) / part.share
+        slack_s = first.due - now - batch_s
         age_s = now - min(job.submitted for job in jobs)
         company_s = 0.0
         if gathering_s is not None and slack_s > (worth_s := WORTH_WAITING * batch_s):
             company_s = worth_s - min(age_s, gathering_s)
-        wait_s, reason = self._policy._replace(max_batch_size=self.max_batch_size).due(
+        wait_s, reason = self.policy._replace(max_batch_size=self.sizes.max_batch_size).due(
             len(jobs),
             age_s=age_s,
             slack_s=slack_s,
             company_s=company_s,
             is_draining=is_draining,
         )
-        return _Candidate(wait_s, jobs[0].due, slack_s, batch_s, Next(lane, reason, wait_s))
+        turn = self.shares.turn(first)[:2]
+        return _Candidate(wait_s, turn, slack_s, batch_s, Next(lane, reason, wait_s))

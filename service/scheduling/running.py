@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
-from service.scheduling.lanes import Job
+from service.scheduling.jobs import Job
 from service.scheduling.policy import DispatchReason, Part
 
 K = TypeVar("K")

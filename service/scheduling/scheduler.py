@@ -7,11 +7,12 @@ forecast.
 
 import logging
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from service.scheduling.lanes import Job, Lanes
+from service.scheduling.jobs import Job, Owner
+from service.scheduling.lanes import Lanes
 from service.scheduling.outlook import Outlook
 from service.scheduling.policy import BatchPolicy, Part, SpareTime
 from service.scheduling.running import Batch, RunningBatches
@@ -51,9 +52,13 @@ class Scheduler(Generic[K]):
         self.policy = policy
         self.running: RunningBatches[K] = RunningBatches(expected_s)
         self._lanes: Lanes[K] = Lanes(policy, expected_s)
+        self.admitted: Counter[Owner] = Counter()
+        """images of each owner that were let in but do not wait yet; whoever lets in counts"""
         self._spare_time = spare_time or SpareTime()
         self._observe = observe
-        self.outlook: Outlook[K] = Outlook(policy, self._lanes, self.running, expected_s, caution)
+        self.outlook: Outlook[K] = Outlook(
+            self._lanes, self.running, expected_s, caution, self.admitted
+        )
         """forecasts over the jobs and batches inside"""
         self._spare: deque[tuple[K, Job]] = deque()
         self._is_draining = False
@@ -127,10 +132,12 @@ class Scheduler(Generic[K]):
         self._observe(batch.lane, len(batch.jobs), batch.device_s(now))
         self._answered_at = now
         self._num_fitting += 1
-        limit = self._lanes.max_batch_size
+        limit = self._lanes.sizes.max_batch_size
         if limit < self.policy.max_batch_size and self._num_fitting % BATCHES_UNTIL_GROWTH == 0:
-            self._lanes.max_batch_size = min(2 * limit, self.policy.max_batch_size)
-            logger.info("larger batches", extra={"max_batch_size": self._lanes.max_batch_size})
+            self._lanes.sizes.max_batch_size = min(2 * limit, self.policy.max_batch_size)
+            logger.info(
+                "larger batches", extra={"max_batch_size": self._lanes.sizes.max_batch_size}
+            )
 
     def split(self, batch: Batch[K]) -> bool:
         """Put back a batch that did not fit into memory; later ones are at most half its size.
@@ -140,8 +147,10 @@ class Scheduler(Generic[K]):
         self._num_fitting = 0
         if len(batch.jobs) == 1:
             return False
-        self._lanes.max_batch_size = (len(batch.jobs) + 1) // 2
-        logger.warning("out of device memory", extra={"max_batch_size": self._lanes.max_batch_size})
+        self._lanes.sizes.max_batch_size = (len(batch.jobs) + 1) // 2
+        logger.warning(
+            "out of device memory", extra={"max_batch_size": self._lanes.sizes.max_batch_size}
+        )
         for job in batch.jobs:
             if not job.answer.done():
                 self._lanes.put(batch.lane, job)

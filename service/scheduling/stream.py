@@ -13,7 +13,7 @@ from service.errors import (
     OutOfDeviceMemoryError,
     ServiceError,
 )
-from service.scheduling.lanes import Answer, Job
+from service.scheduling.jobs import Answer, Job
 from service.scheduling.policy import DispatchReason
 from service.scheduling.running import Batch
 from service.scheduling.scheduler import Scheduler

@@ -31,7 +31,7 @@ from service.pipeline.ranking import rank
 from service.pipeline.request import Outcome, Wanted
 
 BARE_BODY = RawInput(IMAGE, BYTES, (1,))
-PASSED_ON = frozenset({"r", "tier", "min_tier", "max_latency_ms", "method"})
+PASSED_ON = frozenset({"r", "tier", "min_tier", "max_latency_ms", "late", "method"})
 RESERVED = frozenset({"timeout", "priority"})
 """parameters of the schedule-policy extension"""
 HIGHEST_PRIORITY = 1

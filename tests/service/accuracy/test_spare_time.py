@@ -124,7 +124,7 @@ async def test_it_counts_for_nobodys_forecast() -> None:
         assert not batcher.is_busy
         assert batcher.num_waiting == 0
         assert batcher.backlog_s == pytest.approx(0.05)  # only what is running now
-        assert batcher.expected_wait_s("a", 1, now()) == pytest.approx(0.15)
+        assert batcher.expected_wait("a", 1, now()).seconds == pytest.approx(0.15)
         for work in works:
             work.cancel()
         await asyncio.gather(*works, return_exceptions=True)

@@ -122,6 +122,7 @@ def test_no_flag_takes_a_key_itself() -> None:
     assert [name for name in Settings.model_fields if "key" in name or "secret" in name] == [
         "api_keys_file",
         "max_requests_per_key",
+        "max_images_per_key",
     ]
 
 

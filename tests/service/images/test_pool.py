@@ -19,7 +19,7 @@ from service.errors import ImageRejectedError, ServiceError, TooLargeError
 from service.images import decode
 from service.images import pool as pool_module
 from service.images.options import Resize
-from service.images.pool import DecodePool, Limits
+from service.images.pool import DecodeLimits, DecodePool
 from service.images.processes.budget import Budget
 from service.images.processes.memory import MEBIBYTE
 from service.images.processes.order import Order
@@ -109,7 +109,7 @@ async def test_several_threads_share_the_pictures_of_a_request(
 @asynccontextmanager
 async def opened(num_threads: int = 1, **limits: float) -> AsyncIterator[DecodePool]:
     """A pool, whose processes are gone at the end."""
-    opened = DecodePool(num_threads, Limits()._replace(**limits))
+    opened = DecodePool(num_threads, DecodeLimits()._replace(**limits))
     try:
         yield opened
     finally:

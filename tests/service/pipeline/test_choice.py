@@ -6,7 +6,7 @@ import pytest
 
 from service.errors import InvalidParameterError
 from service.pipeline.choice import choose
-from service.pipeline.request import REASONS, Choice, Wanted
+from service.pipeline.request import REASONS, Choice, Expected, Wanted
 from service.tiers import TIERS, Reduction, ReductionRange, Tier
 
 LIMITS = ReductionRange(("rapid", "tome"), 196, 12, 98)
@@ -36,7 +36,7 @@ def chosen(
         Wanted(**wanted),
         default_tier=default_tier,
         brownout_level=lambda: level,
-        expected_s=forecast,
+        expected=lambda reduction: Expected(forecast(reduction)),
     )
 
 
@@ -155,3 +155,47 @@ def test_reasons_are_a_closed_list() -> None:
         "brownout",
     }
     assert len(TIERS) == len(TIER_S)
+
+
+@pytest.mark.parametrize(
+    ("queue_s", "tier"),
+    [
+        (0.0, "exact"),
+        (0.1, "exact"),
+        (0.2, "balanced"),
+        (0.3, "fast"),
+        (0.35, "turbo"),
+        (0.5, "extreme"),
+    ],
+)
+def test_the_longer_the_queue_the_faster_the_tier(queue_s: float, tier: Tier) -> None:
+    def expected(reduction: Reduction) -> Expected:
+        return Expected(expected_s(reduction) + queue_s, queue_s)
+
+    wanted = Wanted(max_latency_ms=1000)
+    choice = choose(
+        LIMITS, wanted, default_tier="exact", brownout_level=lambda: 0, expected=expected
+    )
+    assert (choice.reduction.tier, choice.reason) == (tier, "latency_budget")
+
+
+def test_what_is_usual_counts_like_the_queue_now() -> None:
+    def expected(reduction: Reduction) -> Expected:
+        return Expected(expected_s(reduction), usual_share=0.3)
+
+    choice = choose(
+        LIMITS,
+        Wanted(max_latency_ms=1000),
+        default_tier="exact",
+        brownout_level=lambda: 0,
+        expected=expected,
+    )
+    assert choice.reduction.tier == "fast"
+
+
+def test_late_needs_a_budget() -> None:
+    with pytest.raises(InvalidParameterError, match="late = 'refuse' needs max_latency_ms"):
+        chosen(late="refuse")
+    with pytest.raises(InvalidParameterError, match="late 'never' is unknown; allowed: answer"):
+        chosen(late="never", max_latency_ms=5)
+    assert chosen(late="refuse", max_latency_ms=1000).reduction.tier == "exact"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from service.errors import DeviceStuckError, InferenceError, NotReadyError, OutOfDeviceMemoryError
 from service.scheduling.batcher import Batcher
-from service.scheduling.lanes import Answer
+from service.scheduling.jobs import Answer, Terms
 from service.scheduling.policy import DISPATCH_REASONS, BatchPolicy
 from service.scheduling.scheduler import BATCHES_UNTIL_GROWTH, Scheduler
 from service.scheduling.stream import Finished
@@ -113,10 +113,10 @@ def submit(
     **wanted: Any,
 ) -> asyncio.Task[float]:
     """Hand in one image, without `due` or `deadline` unless they are given."""
-    given = {"due": FOR_EVER, "deadline": FOR_EVER, **wanted}
+    terms = Terms(wanted.pop("due", FOR_EVER), wanted.pop("deadline", FOR_EVER))
 
     async def one() -> float:
-        return (await batcher.submit(lane, torch.tensor(value), **given)).result.item()
+        return (await batcher.submit(lane, torch.tensor(value), terms, **wanted)).result.item()
 
     return asyncio.create_task(one())
 
@@ -277,7 +277,7 @@ async def test_an_answer_says_how_long_it_took() -> None:
         await asyncio.sleep(0.04)
         image = torch.tensor(1.0)
         later = [
-            asyncio.create_task(batcher.submit("a", image, due=FOR_EVER, deadline=FOR_EVER))
+            asyncio.create_task(batcher.submit("a", image, Terms(FOR_EVER, FOR_EVER)))
             for _ in range(3)
         ]
         await first
@@ -742,7 +742,7 @@ async def test_in_one_lane_the_expected_wait_is_what_it_takes(
 ) -> None:
     async with filled(num_waiting * [("b", 0)], max_batch_size, 0.1) as batcher:
         asked = now()
-        expected_s = batcher.expected_wait_s("b", num_images, 1e6 + 1)
+        expected_s = batcher.expected_wait("b", num_images, 1e6 + 1).seconds
         await asyncio.gather(*(submit(batcher, 0.0, "b", due=1e6 + 1) for _ in range(num_images)))
         company_s = lane_s("b", max_batch_size) if num_waiting + num_images > max_batch_size else 0
         assert -1e-6 <= expected_s - (now() - asked) <= company_s + 1e-6
@@ -762,7 +762,7 @@ async def test_if_nobody_else_comes_nobody_waits_longer_than_expected(
 ) -> None:
     async with filled(waiting, max_batch_size, 0.1) as batcher:
         asked = now()
-        expected_s = batcher.expected_wait_s(lane, num_images, 1e6 + due)
+        expected_s = batcher.expected_wait(lane, num_images, 1e6 + due).seconds
         alone_s = num_images * lane_s(lane, 1) + lane_s(lane, max_batch_size)
         everything_s = batcher.backlog_s + alone_s
         jobs = [submit(batcher, 0.0, lane, due=1e6 + due) for _ in range(num_images)]
@@ -777,7 +777,7 @@ async def test_what_goes_later_is_not_waited_for() -> None:
         rest_s = lane_s("a", 1) - 0.1
         for due, ahead_s in ((0, 0.0), (1, lane_s("c", 1)), (9, lane_s("c", 1) + lane_s("a", 2))):
             expected_s = rest_s + ahead_s + lane_s("b", 1)
-            assert batcher.expected_wait_s("b", 1, 1e6 + due) == pytest.approx(expected_s)
+            assert batcher.expected_wait("b", 1, 1e6 + due).seconds == pytest.approx(expected_s)
 
 
 @in_virtual_time
@@ -790,5 +790,5 @@ async def test_a_batch_that_takes_longer_than_expected_is_expected_to_end_now() 
         job = submit(batcher, 1.0)
         await asyncio.sleep(0.05)
         assert batcher.backlog_s == 0.0
-        assert batcher.expected_wait_s("b", 1, FOR_EVER) == pytest.approx(0.01)
+        assert batcher.expected_wait("b", 1, FOR_EVER).seconds == pytest.approx(0.01)
         await job

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from service.errors import DeviceStuckError, InferenceError, NotReadyError
 from service.scheduling.batcher import Batcher
-from service.scheduling.lanes import WORTH_WAITING, Answer
+from service.scheduling.jobs import Answer, Terms
+from service.scheduling.lanes import WORTH_WAITING
 from service.scheduling.policy import BatchPolicy, Part
 from service.scheduling.scheduler import LONGEST_SLEEP_S, TURNAROUND_S, Scheduler
 from service.scheduling.stream import Finished
@@ -69,9 +70,7 @@ def submit(
     batcher: Batcher[str], lane: str = "a", deadline_s: float = 99.0
 ) -> asyncio.Task[Answer]:
     deadline = now() + deadline_s
-    return asyncio.create_task(
-        batcher.submit(lane, torch.tensor(1.0), due=deadline, deadline=deadline)
-    )
+    return asyncio.create_task(batcher.submit(lane, torch.tensor(1.0), Terms(deadline, deadline)))
 
 
 @pytest.mark.parametrize(
@@ -167,12 +166,12 @@ async def test_who_comes_while_all_is_taken_shares_what_is_free_next() -> None:
 async def test_the_wait_is_forecast_for_what_is_free() -> None:
     device = Device(2)
     async with streams(device, 2) as batcher:
-        assert batcher.expected_wait_s("a", 1, now() + 1) == pytest.approx(IMAGE_S)
+        assert batcher.expected_wait("a", 1, now() + 1).seconds == pytest.approx(IMAGE_S)
         pair = [submit(batcher), submit(batcher, "b")]
         await asyncio.sleep(IMAGE_S)
         # Both streams have half of their work left: one image on the device, then one on a stream.
         assert batcher.backlog_s == pytest.approx(IMAGE_S)
-        expected_s = batcher.expected_wait_s("a", 1, now() + 1)
+        expected_s = batcher.expected_wait("a", 1, now() + 1).seconds
         started = now()
         await asyncio.gather(*pair, submit(batcher))
         assert now() - started <= expected_s + 1e-6

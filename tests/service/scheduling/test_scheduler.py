@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pytest
 
-from service.scheduling.lanes import Job
+from service.scheduling.jobs import Job
 from service.scheduling.policy import BatchPolicy, SpareTime
 from service.scheduling.running import Batch
 from service.scheduling.scheduler import (
