@@ -24,9 +24,9 @@ from benchmarks.measure import environment, tables
 from benchmarks.measure.pictures import PROBE
 from service.accuracy import probe_set
 from service.images import rgb
+from service.images.colors.profiles import D65, DISPLAY_P3, Primaries, matrix_profile
 from service.images.decode import InputSpec, decode
 from service.images.options import Color
-from service.images.profiles import D65, DISPLAY_P3, Primaries, matrix_profile
 from service.load.request import EXAMPLES, load_images
 from service.models import timm_models
 from service.models.timm_models import LoadedModel

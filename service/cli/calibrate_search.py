@@ -15,8 +15,9 @@ import rapid_core
 from service.backends import devices
 from service.backends.placement import choose
 from service.errors import ModelLoadError
-from service.images import files, heic
+from service.images import files
 from service.images.decode import InputSpec
+from service.images.formats import heic
 from service.images.options import COLOR, Color
 from service.models import timm_models
 from service.models.tiers_file import CalibratedTier, CalibrationFile

@@ -8,7 +8,7 @@ import re
 
 from PIL import Image, features
 
-from service.images import heic
+from service.images.formats import heic
 from service.images.options import FORMATS
 from service.images.signatures import (
     AS_JSON,

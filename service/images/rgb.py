@@ -8,24 +8,12 @@ from collections.abc import Callable
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from service.errors import ImageRejectedError, ServiceError, TooLargeError
-from service.images import (
-    alpha,
-    avif,
-    code_points,
-    color_key,
-    grey,
-    heic,
-    jpeg,
-    orientation,
-    parts,
-    png,
-    refusals,
-    tiff,
-    webp,
-)
-from service.images import color as colors
+from service.images import refusals
+from service.images.colors import alpha, code_points, color_key, grey
+from service.images.colors import color as colors
+from service.images.formats import avif, heic, jpeg, orientation, parts, png, tiff, webp
+from service.images.formats.source import Box, Source
 from service.images.options import COLOR, MAX_PIXELS, Color
-from service.images.source import Box, Source
 
 DRAFT_FORMATS = ("JPEG", "MPO")
 DECODER_FORMATS = ("WEBP", "AVIF")

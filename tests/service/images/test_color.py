@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from PIL import Image, ImageChops, ImageCms
 
-from service.images import color, rgb
-from service.images.color import MAX_PROFILE_BYTES, SAME_LEVELS, Transforms
+from service.images import rgb
+from service.images.colors import color
+from service.images.colors.color import MAX_PROFILE_BYTES, SAME_LEVELS, Transforms
+from service.images.colors.profiles import BT_709, D65, DISPLAY_P3, Primaries, matrix_profile
 from service.images.options import Color
-from service.images.profiles import BT_709, D65, DISPLAY_P3, Primaries, matrix_profile
 
 Picture = Image.Image
 SIDE = 8

@@ -19,8 +19,8 @@ from torch import Tensor
 from service.backends.placement import CPU
 from service.errors import ImageRejectedError, TooLargeError
 from service.images.decode import InputSpec, decode
-from service.images.jpeg import MAX_SCANS, MAX_SEGMENTS
-from service.images.parts import MAX_READS
+from service.images.formats.jpeg import MAX_SCANS, MAX_SEGMENTS
+from service.images.formats.parts import MAX_READS
 from service.models import catalog, timm_models
 from service.models.served import ServedModel
 from service.models.timm_models import create_transform, timm

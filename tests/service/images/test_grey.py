@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from service.images import grey
+from service.images.colors import grey
 
 VALUES = [0, 1, 255, 256, 0x4D80, 0x4D81, 0xFF00, 0xFFFF]
 

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image, ImageChops, ImageCms, ImageStat
 
 from service.errors import ImageRejectedError, TooLargeError
-from service.images import heic, rgb
-from service.images.profiles import DISPLAY_P3, matrix_profile
+from service.images import rgb
+from service.images.colors.profiles import DISPLAY_P3, matrix_profile
+from service.images.formats import heic
 from tests.conftest import BUNDLED
 
 SIDE = 64

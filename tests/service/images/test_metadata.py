@@ -13,7 +13,7 @@ from PIL import Image
 
 from service.errors import ImageRejectedError
 from service.images import rgb
-from service.images.jpeg import MAX_FILLING, MAX_SEGMENTS
+from service.images.formats.jpeg import MAX_FILLING, MAX_SEGMENTS
 from tests.service.images.files import chunk, encoded, with_chunks
 
 SIDE = 8

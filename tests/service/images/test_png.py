@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from service.errors import ImageRejectedError
-from service.images import png as png_files
 from service.images import rgb
-from service.images.png import MAX_CHUNKS, MAX_PROFILE
+from service.images.formats import png as png_files
+from service.images.formats.png import MAX_CHUNKS, MAX_PROFILE
 from tests.service.images.files import Pixels, chunk, png, rows_of, with_chunks
 
 SIDE = 8

@@ -12,7 +12,7 @@ from PIL import Image
 
 from service.errors import ImageRejectedError
 from service.images import rgb
-from service.images.tiff import MAX_STRIPS
+from service.images.formats.tiff import MAX_STRIPS
 from tests.service.images.files import Pixels, encoded, flat, packed, rows_of, tiff, tiff_of
 
 SIDE = 8

@@ -21,7 +21,7 @@ from service.errors import (
     NotReadyError,
     SettingsError,
 )
-from service.images.profiles import DISPLAY_P3, matrix_profile
+from service.images.colors.profiles import DISPLAY_P3, matrix_profile
 from service.pipeline.request import Outcome, Wanted
 from service.runtime.lifecycle import Phase
 from service.runtime.runtime import Runtime, Status

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from service.images.parts import Part
+from service.images.formats.parts import Part
 
 Box = tuple[int, int, int, int]
 """left, top, right and bottom edge in pixels"""

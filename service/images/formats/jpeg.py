@@ -3,8 +3,8 @@
 import re
 
 from service.errors import ImageRejectedError
-from service.images import orientation
-from service.images.source import Source
+from service.images.formats import orientation
+from service.images.formats.source import Source
 
 SIGNATURE = b"\xff\xd8"
 MAX_SCANS = 32

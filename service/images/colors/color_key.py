@@ -2,8 +2,8 @@
 
 from PIL import Image, ImageChops
 
-from service.images import parts
-from service.images.source import Source
+from service.images.formats import parts
+from service.images.formats.source import Source
 
 WHITE = (255, 255, 255)
 

@@ -6,7 +6,7 @@ import struct
 
 from PIL import Image
 
-from service.images import tiff_tags
+from service.images.formats import tiff_tags
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 import re
 
 from service.errors import ImageRejectedError
-from service.images.source import Source
+from service.images.formats.source import Source
 
 EXIF_ITEM = re.compile(rb"infe(?:\x02.{3}.{2}|\x03.{3}.{4}).{2}(?=Exif)", re.DOTALL)
 """what comes before the type of an item that is an EXIF block; ISO/IEC 14496-12, 8.11.6"""

@@ -11,9 +11,9 @@ import struct
 from PIL import ImageFile, _imaging
 
 from service.errors import ImageRejectedError
-from service.images import orientation, tiff_tags
-from service.images.source import Source
-from service.images.tiff_layout import (
+from service.images.formats import orientation, tiff_tags
+from service.images.formats.source import Source
+from service.images.formats.tiff_layout import (
     BITS,
     COLOR_MAP,
     COMPRESSION,
@@ -29,7 +29,7 @@ from service.images.tiff_layout import (
     WIDTH,
     Layout,
 )
-from service.images.tiff_tags import Tags
+from service.images.formats.tiff_tags import Tags
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"MM*\0", b"II\0*", b"II+\0", b"MM\0+")
 MAX_STRIPS = 50_000

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from service.errors import ImageRejectedError
-from service.images import orientation
-from service.images.source import Source
+from service.images.formats import orientation
+from service.images.formats.source import Source
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_CHUNKS = 100_000

@@ -2,7 +2,7 @@
 
 import struct
 
-from service.images.source import Box, Source
+from service.images.formats.source import Box, Source
 
 HEAD = struct.Struct("<4sI")
 FIRST_CHUNK = 12

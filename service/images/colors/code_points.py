@@ -8,7 +8,7 @@ Source: ITU-T H.273, tables 2 and 3; PNG (third edition), 11.3.2
 
 from PIL import Image
 
-from service.images.profiles import BT_2020, DISPLAY_P3, Primaries, matrix_profile
+from service.images.colors.profiles import BT_2020, DISPLAY_P3, Primaries, matrix_profile
 
 PRIMARIES = {9: BT_2020, 12: DISPLAY_P3}
 """code point -> primaries; those of television and sRGB are taken for sRGB's"""
