@@ -21,7 +21,9 @@ from service.images.processes.lane import DecodeLane
 from service.images.processes.memory import MEBIBYTE
 from service.images.processes.order import Order
 from service.images.processes.process import Cancellation, DecodingProcess, NeedsMoreError
+from service.images.turns import Turns
 from service.scheduling.decodings import Decodings
+from service.scheduling.jobs import Owner
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -32,6 +34,8 @@ LARGEST_SHARE = 256 * MEBIBYTE
 """most that a picture may take beside others; one that needs more goes to the lane for these"""
 MARGIN_BYTES = 64 * MEBIBYTE
 """what the system gives a process beyond what its pictures should need"""
+PLACES_PER_THREAD = 2
+"""pictures that a thread has, the one that it decodes included: so it never waits for the next"""
 GRACE_S = 0.25
 """seconds that a picture may go on after its client has left; most are done by then"""
 
@@ -82,6 +86,7 @@ class DecodePool:
         self._limits = limits
         self._budget = Budget(limits.max_bytes)
         self._num_threads = num_threads
+        self._turns = Turns(PLACES_PER_THREAD * num_threads)
         self._lane = DecodeLane("decode", num_threads, LARGEST_SHARE + MARGIN_BYTES)
         self._large = DecodeLane("decode-large", 1, limits.max_bytes + MARGIN_BYTES)
 
@@ -99,7 +104,9 @@ class DecodePool:
             self._budget = Budget(room)
         await asyncio.gather(*map(asyncio.wrap_future, self._lane.start()))
 
-    async def decode(self, body: bytes, spec: InputSpec, model: str) -> tuple[Tensor, float]:
+    async def decode(
+        self, body: bytes, spec: InputSpec, model: str, owner: Owner = None
+    ) -> tuple[Tensor, float]:
         """Pixels (3, H, W), as the transform of `spec` gives them, and the seconds that it took.
 
         If the call is cancelled, the work on the picture ends soon.
@@ -108,6 +115,7 @@ class DecodePool:
             body: the image file.
             spec: the input that the model needs.
             model: name of the model, for the forecast.
+            owner: whose picture it is; owners go in turn.
 
         Raises:
             ImageRejectedError: the picture cannot be decoded, or not in time.
@@ -119,9 +127,15 @@ class DecodePool:
         decoding = self.decodings.begin(model, len(body))
 
         def end(done: "asyncio.Future[tuple[Tensor, float]]") -> None:
+            self._turns.leave()
             failed = done.cancelled() or done.exception() is not None
             self.decodings.end(decoding, None if failed else done.result()[1])
 
+        try:
+            await self._turns.take(owner)
+        except asyncio.CancelledError:
+            self.decodings.end(decoding, None)
+            raise
         try:
             pixels, _ = await self._in(self._lane, self._beside_others, picture, end)
         except NeedsMoreError as exc:

@@ -122,7 +122,8 @@ class Pipeline:
         self.promises.chosen(wanted, call.api_key, forecast)
         if wanted.deadline_ms is not None:
             call.is_too_tight = self._is_too_tight(variant, sizes, len(pictures), call)
-        if self.batcher.is_busy:
+        least_s = promises.LEAST_SHARE * (terms.deadline - call.arrival)
+        if forecast.seconds > least_s and self.batcher.is_busy:
             self._require_in_time(forecast, terms, call)
         call.reason = chosen.reason
         return Plan(model, variant, chosen, top_k, terms)
@@ -166,7 +167,7 @@ class Pipeline:
             # Not timeout_at: the clock of an event loop may count whole milliseconds only.
             async with asyncio.timeout(terms.deadline - monotonic()):
                 try:
-                    pixels, decode_s = await self._pixels(picture, plan.model)
+                    pixels, decode_s = await self._pixels(picture, plan)
                 finally:
                     place.decoded()
                 answer = await self.batcher.submit(
@@ -192,10 +193,11 @@ class Pipeline:
             f"not answered within {budget_ms:g} ms, the latency budget", over_s, 0.0
         )
 
-    async def _pixels(self, picture: Picture, model: ServedModel) -> tuple[Tensor, float]:
+    async def _pixels(self, picture: Picture, plan: Plan) -> tuple[Tensor, float]:
         if isinstance(picture, Tensor):
             return picture, 0.0
-        return await self.pool.decode(picture, model.input_spec, model.name)
+        model = plan.model
+        return await self.pool.decode(picture, model.input_spec, model.name, plan.terms.owner)
 
 
 def _late(terms: Terms, call: Call) -> DeadlineExceededError:
