@@ -12,7 +12,8 @@ from service.api.app import create_app
 from service.api.parameters import ClassifyParameters
 from service.api.problems import STATUS
 from service.api.v1.schemas import ClassifyResponse
-from service.settings import PREFIX, Settings, flag
+from service.settings import Settings
+from service.settings.names import PREFIX, flag
 from service.telemetry.metrics import Metrics
 from service.tiers import TIERS
 from tests.docs import pages

@@ -16,7 +16,7 @@ from service.cli.flags import with_flags
 from service.cli.probe import probe
 from service.cli.serve import serve
 from service.errors import ModelLoadError, SettingsError
-from service.settings import misspelt
+from service.settings.names import misspelt
 
 logger = logging.getLogger(__name__)
 

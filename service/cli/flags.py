@@ -8,7 +8,8 @@ import typer
 from rich.markup import escape
 
 from service.cli import terminal
-from service.settings import THEMES, Settings, flag
+from service.settings import THEMES, Settings
+from service.settings.names import flag
 
 Command = Callable[[Mapping[str, str]], int]
 METAVARS = {"integer": "<int>", "number": "<number>", "string": "<text>", "array": "<a,b>"}

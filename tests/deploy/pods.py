@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from service.api.app import create_app
-from service.settings import PREFIX, Settings
+from service.settings import Settings
+from service.settings.names import PREFIX
 from tests.deploy.manifests import Document
 
 

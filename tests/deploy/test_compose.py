@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from service.settings import PREFIX, Settings
+from service.settings import Settings
+from service.settings.names import PREFIX
 from tests.deploy.dockerfile import only, pairs, stages
 
 ROOT = Path(__file__).parents[2]

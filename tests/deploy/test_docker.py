@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from service.api.app import create_app
-from service.settings import PREFIX, Settings
+from service.settings import Settings
+from service.settings.names import PREFIX
 from tests.deploy.dockerfile import (
     Build,
     Instruction,

@@ -13,7 +13,8 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from prometheus_client import CollectorRegistry
 
-from service.settings import PREFIX, Settings
+from service.settings import Settings
+from service.settings.names import PREFIX
 from service.telemetry.metrics import Metrics
 from tests.deploy import pods, settings_schema
 from tests.deploy.manifests import (

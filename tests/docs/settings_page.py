@@ -5,7 +5,8 @@
 
 from collections.abc import Iterator
 
-from service.settings import THEMES, Settings, flag, variable
+from service.settings import THEMES, Settings
+from service.settings.names import flag, variable
 from tests.docs.pages import DOCS
 
 PATH = DOCS / "settings.md"

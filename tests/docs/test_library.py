@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from service.settings import PREFIX
+from service.settings.names import PREFIX
 from tests.docs.pages import DOCS, ROOT, blocks
 
 BLOCKS = blocks((DOCS / "library.md").read_text(), "python")

@@ -10,7 +10,8 @@ import pytest
 
 from service.__main__ import main
 from service.cli.commands import app
-from service.settings import Settings, flag
+from service.settings import Settings
+from service.settings.names import flag
 
 HEAVY = {"torch", "torchvision", "timm", "numpy", "PIL", "fastapi", "uvicorn", "matplotlib"}
 COMMANDS = [command.callback for command in app.registered_commands if command.callback]

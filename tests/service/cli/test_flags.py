@@ -4,7 +4,8 @@ import typer
 from typer.testing import CliRunner
 
 from service.cli.flags import with_flags
-from service.settings import THEMES, Settings, flag
+from service.settings import THEMES, Settings
+from service.settings.names import flag
 
 
 def given(*arguments: str) -> dict[str, str]:

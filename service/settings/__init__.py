@@ -1,12 +1,10 @@
 """Every setting, read once from the environment and checked at start."""
 
-import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
-from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.backends.options import Backend, Precision
@@ -19,9 +17,9 @@ from service.images.options import (
     Color,
     Resize,
 )
+from service.settings.names import PREFIX, misspelt, variable, wrong
 from service.tiers import TIERS, Tier
 
-PREFIX = "RAPID_"
 MEBIBYTE = 1024 * 1024
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
@@ -280,37 +278,7 @@ class Settings(_WhatIsAccepted):
         try:
             return cls(**values)
         except ValidationError as exc:
-            raise SettingsError("; ".join(_wrong(error, flags) for error in exc.errors())) from exc
-
-
-def variable(setting: str) -> str:
-    """The environment variable of a setting."""
-    return PREFIX + setting.upper()
-
-
-def flag(setting: str) -> str:
-    """The flag of a setting on the command line."""
-    return "--" + setting.replace("_", "-")
-
-
-def misspelt(name: str, kind: str, known: Sequence[str]) -> str:
-    """What to say about a name that does not exist.
-
-    Args:
-        name: of a variable or a flag, as it was given.
-        kind: what it is not, for example `a setting`.
-        known: the names that exist, at least one; the most similar one is proposed.
-    """
-    alike = name.upper() if name.upper().startswith(PREFIX) else name
-    nearest = difflib.get_close_matches(alike, known, n=1, cutoff=0.0)[0]
-    return f"{name} is not {kind}; did you mean {nearest}?"
-
-
-def _wrong(error: ErrorDetails, flags: Mapping[str, str]) -> str:
-    """Which flag or variable has which wrong value, and what is allowed."""
-    setting = str(error["loc"][0])
-    name = flag(setting) if setting in flags else variable(setting)
-    return f"{name}: {error['msg']}, not {error['input']!r}"
+            raise SettingsError("; ".join(wrong(error, flags) for error in exc.errors())) from exc
 
 
 def _refuse_several_workers(environment: Mapping[str, str]) -> None:
