@@ -23,7 +23,7 @@ from service.images.processes.order import Order
 from service.images.processes.process import Cancellation, DecodingProcess, NeedsMoreError
 from service.images.turns import Turns
 from service.scheduling.decodings import Decodings
-from service.scheduling.jobs import Owner
+from service.scheduling.jobs import PATIENT, Terms
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class DecodePool:
         await asyncio.gather(*map(asyncio.wrap_future, self._lane.start()))
 
     async def decode(
-        self, body: bytes, spec: InputSpec, model: str, owner: Owner = None
+        self, body: bytes, spec: InputSpec, model: str, terms: Terms = PATIENT
     ) -> tuple[Tensor, float]:
         """Pixels (3, H, W), as the transform of `spec` gives them, and the seconds that it took.
 
@@ -115,7 +115,7 @@ class DecodePool:
             body: the image file.
             spec: the input that the model needs.
             model: name of the model, for the forecast.
-            owner: whose picture it is; owners go in turn.
+            terms: whose picture it is, and when its budget ends: for its turn.
 
         Raises:
             ImageRejectedError: the picture cannot be decoded, or not in time.
@@ -132,7 +132,7 @@ class DecodePool:
             self.decodings.end(decoding, None if failed else done.result()[1])
 
         try:
-            await self._turns.take(owner)
+            await self._turns.take(terms.owner, terms.budget_ends)
         except asyncio.CancelledError:
             self.decodings.end(decoding, None)
             raise

@@ -197,7 +197,7 @@ class Pipeline:
         if isinstance(picture, Tensor):
             return picture, 0.0
         model = plan.model
-        return await self.pool.decode(picture, model.input_spec, model.name, plan.terms.owner)
+        return await self.pool.decode(picture, model.input_spec, model.name, plan.terms)
 
 
 def _late(terms: Terms, call: Call) -> DeadlineExceededError:

@@ -5,21 +5,18 @@ The `Scheduler` decides. The `Batcher` keeps the clock and the futures. Each `St
 
 import asyncio
 import itertools
-import math
 import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from service.scheduling.jobs import Answer, Job, Owner, Terms
+from service.scheduling.jobs import PATIENT, Answer, Job, Owner, Terms
 from service.scheduling.outlook import Wait
 from service.scheduling.scheduler import Scheduler
 from service.scheduling.stream import Finished, Forward, Stream, fail, shutting_down
 from service.scheduling.watchdog import Watchdog
 
 K = TypeVar("K")
-
-PATIENT = Terms(math.inf, math.inf)
 
 
 class Batcher(Generic[K]):

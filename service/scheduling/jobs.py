@@ -36,6 +36,10 @@ class Terms(NamedTuple):
     """whether its client wants no answer at all rather than a late one"""
 
 
+PATIENT = Terms(math.inf, math.inf)
+"""the terms of work that may take any time"""
+
+
 @dataclass(order=True, slots=True)
 class Job:
     """One image that waits for its batch."""

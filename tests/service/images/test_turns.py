@@ -1,6 +1,7 @@
 """Owners take turns; within one, first come is first served; nobody's place is lost."""
 
 import asyncio
+import math
 
 import pytest
 
@@ -42,6 +43,27 @@ async def test_owners_go_in_turn_whatever_one_of_them_has_waiting() -> None:
     many = [(f"a{n}", "a") for n in range(6)]
     found = await order(Turns(1), *many, ("b0", "b"), ("b1", "b"), ("c0", "c"))
     assert found == ["a0", "b0", "c0", "a1", "b1", "a2", "a3", "a4", "a5"]
+
+
+async def test_who_is_late_already_lets_those_go_first_who_can_be_in_time() -> None:
+    now, served = [0.0], list[str]()
+    turns = Turns(1, clock=lambda: now[0])
+    await turns.take(None)
+
+    async def wait(name: str, budget_ends: float) -> None:
+        await turns.take(None, budget_ends)
+        served.append(name)
+
+    tasks = [
+        asyncio.create_task(wait(*entry))
+        for entry in (("late", 1.0), ("later", 2.0), ("in time", 9.0), ("any time", math.inf))
+    ]
+    await settle()
+    now[0] = 5.0
+    for _ in tasks:
+        turns.leave()
+        await settle()
+    assert served == ["in time", "any time", "late", "later"]
 
 
 async def test_who_leaves_loses_no_place_of_others() -> None:
