@@ -29,7 +29,7 @@ from service.images.signatures import (
     THE_BYTES,
     Signature,
 )
-from service.images.unread import jpeg_kind, tiff_kind
+from service.images.unread import What, jpeg_kind, tiff_kind
 
 HEAD = 1024
 """bytes to look at"""
@@ -48,7 +48,6 @@ BOM = b"\xef\xbb\xbf"
 REPLACED = b"\xef\xbf\xbd"
 """U+FFFD"""
 MANY_REPLACED = 8
-NAMES_MORE = re.compile("raw photo|compressed by")
 NO_WORDS = tuple(
     signature
     for signature in BINARY_FILES
@@ -56,24 +55,19 @@ NO_WORDS = tuple(
 )
 """what does not look like the beginning of a word"""
 
-What = tuple[str, str]
-"""what came, with its article, and what to send instead"""
-
 
 def describe(body: bytes, reason: str = "") -> str:
     """Why bytes that no decoder recognises are refused.
 
     Args:
         body: not empty.
-        reason: what the reader of the format says; only the name of a raw photo or of a
-            compression tells more.
+        reason: what the reader of the format says; the name of a kind tells more.
     """
     head = body[:HEAD].removeprefix(BOM)
-    kind = _unread_kind(body)
-    if reason and not (kind and NAMES_MORE.search(kind[0])):
-        return reason
-    if kind:
+    if kind := _unread_kind(body):
         return _unread(kind)
+    if reason:
+        return reason
     known = f"not an image of a known format; known are {', '.join(_known())}"
     if found := _by(MANGLED, head) or _container(head) or _text(head) or _zeros(body):
         return f"this is {found[0]}, {known}; {found[1]}"

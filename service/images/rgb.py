@@ -90,7 +90,7 @@ def _source(body: bytes) -> Source:
             raise ImageRejectedError(refusals.describe(body, str(exc))) from exc
     if webp.is_webp(body):
         return webp.read(body)
-    if avif.is_avif(body):
+    if avif.is_iso_media(body):
         return avif.read(body)
     # Many writers of BMP files leave the fourth byte of their pixels at 0.
     return Source((body,), certain_alpha=not body.startswith(b"BM"))

@@ -122,8 +122,8 @@ class Pipeline:
         self.promises.chosen(wanted, call.api_key, forecast)
         if wanted.deadline_ms is not None:
             call.is_too_tight = self._is_too_tight(variant, sizes, len(pictures), call)
-        least_s = promises.LEAST_SHARE * (terms.deadline - call.arrival)
-        if forecast.seconds > least_s and self.batcher.is_busy:
+        may_be_late = self.promises.may_be_late(forecast, terms, call.arrival)
+        if may_be_late and self.batcher.is_busy:
             self._require_in_time(forecast, terms, call)
         call.reason = chosen.reason
         return Plan(model, variant, chosen, top_k, terms)

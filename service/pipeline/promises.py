@@ -1,11 +1,11 @@
 """What a request is promised: when its answer is due, and whether it is refused instead of late."""
 
-import math
 import time
 from collections.abc import Callable
 
 from service.pipeline.pressure import Pressure
 from service.pipeline.request import Expected, Wanted
+from service.pipeline.reserve import Reserve
 from service.scheduling.jobs import Owner, Terms
 
 PROMISED_SHARE = 0.7
@@ -16,8 +16,6 @@ LAST_SHARE = 0.9
 LEAST_SHARE = 0.3
 """however large the other requests are, one whose first image is expected within this share of its
 deadline is let in"""
-RESERVED_S = 30.0
-"""how long time is kept free for requests as large as one that was refused"""
 
 
 def terms(wanted: Wanted, arrival: float, deadline: float, owner: Owner) -> Terms:
@@ -50,10 +48,9 @@ class Promises:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Begin with no request."""
-        self._clock = clock
         self._pressure = Pressure(clock)
-        self._reserve_s = 0.0
-        self._reserved_until = -math.inf
+        self._reserve = Reserve(clock)
+        """of seconds"""
 
     def usual_share(self, wanted: Wanted, owner: Owner) -> float:
         """Share of their latency budgets that such requests have been spending on waiting."""
@@ -66,6 +63,11 @@ class Promises:
         if wanted.max_latency_ms is not None:
             budget_s = wanted.max_latency_ms / 1000
             self._pressure.found(owner, budget_s, expected.share_now(budget_s))
+
+    @staticmethod
+    def may_be_late(expected: Expected, terms: Terms, arrival: float) -> bool:
+        """Whether `over_s` may be above 0, whatever else is inside."""
+        return expected.seconds > LEAST_SHARE * (terms.deadline - arrival)
 
     def over_s(self, expected: Expected, terms: Terms, arrival: float) -> float:
         """By how many seconds a request is too late to be let in while there is work inside.
@@ -81,17 +83,10 @@ class Promises:
         within_s = terms.deadline - arrival
         share = LAST_SHARE if terms.refuses_late else PROMISED_SHARE
         first_s = expected.seconds - expected.rest_s
-        kept_free_s = max(self._kept_free_s(), expected.rest_s)
+        kept_free_s = max(self._reserve.amount, expected.rest_s)
         most_s = min(share * within_s, LAST_SHARE * within_s - kept_free_s)
         most_s = max(most_s, LEAST_SHARE * within_s)
         over_s = max(first_s - most_s, expected.seconds - LAST_SHARE * within_s)
         if over_s > 0:
-            self._refused(expected.rest_s)
+            self._reserve.refused(expected.rest_s)
         return over_s
-
-    def _kept_free_s(self) -> float:
-        return self._reserve_s if self._clock() < self._reserved_until else 0.0
-
-    def _refused(self, rest_s: float) -> None:
-        if rest_s >= self._kept_free_s():
-            self._reserve_s, self._reserved_until = rest_s, self._clock() + RESERVED_S

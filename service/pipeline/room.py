@@ -4,10 +4,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+from service.pipeline.reserve import Reserve
 from service.scheduling.jobs import Owner
-
-RESERVED_S = 30.0
-"""how long room is kept free for requests as large as one that was refused"""
 
 
 class Room:
@@ -36,9 +34,8 @@ class Room:
         self.limit = limit
         self.inside = 0
         self._is_shared = is_shared
-        self._clock = clock
         self._held: Counter[Owner] = Counter()
-        self._reserve, self._reserved_until = 0, clock()
+        self._reserve = Reserve(clock, limit // 2)
 
     def held(self, owner: Owner) -> int:
         """How much of what is inside belongs to one owner."""
@@ -57,18 +54,14 @@ class Room:
         others = self.inside - held
         if wanted <= 0 or others <= 0:
             return False
-        if others + max(wanted, self._kept_free()) > self.limit:
+        if others + max(wanted, self._reserve.amount) > self.limit:
             return True
         ours = self._held[owner] - held
         return self._is_shared and ours > 0 and ours + wanted > self.limit - others - wanted
 
     def refused(self, wanted: int) -> None:
         """Note that a request found no room: from now on some is kept free for its like."""
-        now = self._clock()
-        if now >= self._reserved_until:
-            self._reserve = 0
-        if wanted >= self._reserve:
-            self._reserve, self._reserved_until = min(wanted, self.limit // 2), now + RESERVED_S
+        self._reserve.refused(wanted)
 
     def add(self, change: int, owner: Owner) -> None:
         """Something of an owner has come in, or has left where `change` is negative."""
@@ -76,6 +69,3 @@ class Room:
         self._held[owner] += change
         if not self._held[owner]:
             del self._held[owner]
-
-    def _kept_free(self) -> int:
-        return self._reserve if self._clock() < self._reserved_until else 0

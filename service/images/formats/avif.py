@@ -12,7 +12,7 @@ MAX_BLOCKS = 100
 """most EXIF blocks; one is usual"""
 
 
-def is_avif(body: bytes) -> bool:
+def is_iso_media(body: bytes) -> bool:
     """The bytes begin as a file of the formats around AVIF does."""
     return body[4:8] == b"ftyp"
 

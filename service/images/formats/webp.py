@@ -17,15 +17,14 @@ def is_webp(body: bytes) -> bool:
 
 def read(body: bytes) -> Source:
     """The file as it is; Pillow takes memory for the whole canvas to find its size."""
-    size = _size(body)
+    num_bytes = int.from_bytes(body[4:8], "little") + 8
+    # Another length is that of a file that was cut off or changed: then its size means nothing.
+    size = canvas(body) if len(body) in (num_bytes, num_bytes + 1) else None
     return Source((body,), size=size, frame=_first_frame(body) if size else None)
 
 
-def _size(body: bytes) -> tuple[int, int] | None:
-    """Width and height of the canvas; None: the header is damaged, or not that of this file."""
-    num_bytes = int.from_bytes(body[4:8], "little") + 8
-    if len(body) not in (num_bytes, num_bytes + 1):
-        return None
+def canvas(body: bytes) -> tuple[int, int] | None:
+    """Width and height of the canvas; None: the header is damaged. Container, and RFC 6386, 9.1."""
     kind, data = body[12:16], body[20:30]
     if kind == b"VP8X" and len(data) == 10:
         return _int24(data, 4) + 1, _int24(data, 7) + 1

@@ -2,8 +2,10 @@
 
 from PIL import Image
 
+from service.images.formats import webp
+from service.images.rgb import DRAFT_FORMATS
+
 MEBIBYTE = 2**20
-DRAFT_FORMATS = ("JPEG", "MPO")
 NARROW = {"1": 1, "L": 1, "P": 1, "LA": 4, "PA": 4}
 """bytes of a pixel in Pillow's memory, by mode; 2 with 16 bits of grey, else 4"""
 RESULT = 8
@@ -36,21 +38,11 @@ def needed(image: Image.Image, resize_side: int, file_bytes: int) -> int:
 
 def needed_to_open(body: bytes) -> int:
     """Most bytes that a file takes as soon as it is opened: a WebP gets its frames at once."""
-    if body[:4] != b"RIFF" or body[8:12] != b"WEBP":
+    size = webp.canvas(body) if webp.is_webp(body) else None
+    if size is None:
         return 0
-    width, height = _webp_size(body)
+    width, height = size
     return OVERHEAD + 2 * len(body) + width * height * (4 + RESULT + INSIDE["WEBP"])
-
-
-def _webp_size(body: bytes) -> tuple[int, int]:
-    """Width and height, from the container's specification and RFC 6386, 9.1."""
-    if body[12:16] == b"VP8X":
-        return tuple(1 + int.from_bytes(body[at : at + 3], "little") for at in (24, 27))  # type: ignore[return-value]
-    if body[12:16] == b"VP8L":
-        bits = int.from_bytes(body[21:25], "little")
-        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    bits = int.from_bytes(body[26:30], "little")
-    return bits & 0x3FFF, bits >> 16 & 0x3FFF
 
 
 def _draft_scale(size: tuple[int, int], resize_side: int) -> int:

@@ -7,7 +7,7 @@ import pytest
 
 from service.errors import OverloadedError, TooManyRequestsError
 from service.pipeline.admission import LONGEST_RETRY_S, Admission, Limits
-from service.pipeline.room import RESERVED_S
+from service.pipeline.reserve import RESERVED_S
 
 
 @pytest.fixture
