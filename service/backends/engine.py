@@ -25,6 +25,8 @@ from service.errors import (
 T = TypeVar("T")
 MemoryKind = Literal["used", "total"]
 MEMORY_KINDS: tuple[MemoryKind, ...] = get_args(MemoryKind)
+NUM_MEASURED = 2
+"""times that one image is measured at warm-up; the shortest time counts"""
 MAX_STREAMS = 4
 """default limit: Python runs one thread at a time, so more would wait for each other"""
 logger = logging.getLogger(__name__)
@@ -36,6 +38,17 @@ class Threads(NamedTuple):
     num_threads: int
     num_streams: int
     """batches that may run at a time"""
+
+
+class Warm(NamedTuple):
+    """What a warm-up measured."""
+
+    seconds: dict[int, float]
+    """seconds that the whole device needs while all its streams compute, by batch size"""
+    image_s: float
+    """seconds of one image on the threads of one stream"""
+    lone_image_s: float
+    """seconds of one image on all threads"""
 
 
 class Engine:
@@ -101,33 +114,45 @@ class Engine:
 
     async def warm_up(
         self, variant: Variant, input_size: Sequence[int], batch_sizes: Sequence[int]
-    ) -> dict[int, float]:
-        """Run a variant once, so that no client waits for the work that only a first run needs.
+    ) -> Warm:
+        """Run a variant, so that no client waits for the work that only a first run needs.
 
-        One image gets the whole device. Several images get the threads of one stream. The images
-        are noise: large and small values come up in it, as they do in pictures.
+        One image is computed on all threads as well, as it is for a client without company. The
+        images are noise: large and small values come up in it, as they do in pictures.
+
+        Args:
+            variant: a variant of a model on this device.
+            input_size: channels, height and width of an image.
+            batch_sizes: the sizes to run besides one image.
 
         Returns:
-            Seconds that the whole device would need, by batch size; only sizes that fit into its
-            memory.
+            What it measured; only sizes that fit into the device's memory.
 
         Raises:
             OutOfDeviceMemoryError: not even one image fits.
             InferenceError: the variant gives logits that are not finite.
         """
         image = _noise(input_size, as_bytes=variant.normalization is not None)
-        _require_finite(await self.forward(variant, [image]))
-        seconds = {}
-        for size in batch_sizes:
-            threads = self.num_threads if size == 1 else self.num_threads // self.num_streams
+        threads = self.num_threads // self.num_streams
+
+        async def measure(size: int, threads: int) -> float:
             started = monotonic()
+            _require_finite(await self.forward(variant, [image] * size, threads))
+            return monotonic() - started
+
+        await measure(1, self.num_threads)
+        lone_image_s = min([await measure(1, self.num_threads) for _ in range(NUM_MEASURED)])
+        image_s = lone_image_s
+        if threads < self.num_threads:
+            image_s = min([await measure(1, threads) for _ in range(NUM_MEASURED)])
+        seconds = {1: image_s}
+        for size in sorted({*batch_sizes} - {1}):
             try:
-                _require_finite(await self.forward(variant, [image] * size, threads))
+                seconds[size] = await measure(size, threads)
             except OutOfDeviceMemoryError:
                 logger.warning("out of device memory", extra={"batch_size": size})
-                continue
-            seconds[size] = (monotonic() - started) * threads / self.num_threads
-        return seconds
+        share = threads / self.num_threads
+        return Warm({size: share * s for size, s in seconds.items()}, image_s, lone_image_s)
 
     def memory_bytes(self, kind: MemoryKind) -> int:
         """Bytes of memory: those used, or the total.

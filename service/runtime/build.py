@@ -12,7 +12,7 @@ from service.accuracy.probe import Infer, Probe
 from service.accuracy.shadow import Shadow
 from service.backends import cores
 from service.backends.contract import Variant
-from service.backends.engine import MEMORY_KINDS, Engine
+from service.backends.engine import MEMORY_KINDS, Engine, Warm
 from service.backends.placement import choose
 from service.images.pool import DecodeLimits, DecodePool
 from service.models.catalog import Models
@@ -45,6 +45,11 @@ class Parts:
     """forecast of the seconds to compute a batch, by its number of images"""
     probe: Probe
     pipeline: Pipeline
+
+    def warmed_up(self, variant: Variant, warm: Warm) -> None:
+        """Forecast with what a warm-up measured."""
+        self.forecast.seed(variant, warm.seconds)
+        self.pipeline.batcher.measured(variant, warm.image_s, warm.lone_image_s)
 
     @property
     def saturation(self) -> float:

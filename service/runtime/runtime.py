@@ -147,8 +147,8 @@ class Runtime:
         """
         folders = startup.probe_folders(self.settings)
         async for model, warm_variants in startup.load_models(self.settings, self._engine):
-            for variant, seconds in warm_variants.items():
-                self.forecast.seed(variant, seconds)
+            for variant, warm in warm_variants.items():
+                self._parts.warmed_up(variant, warm)
             self.models.add(model)
             self.record.model_loaded(startup.loaded(model))
         probe_sets = [

@@ -7,7 +7,7 @@ from pathlib import Path
 from service.accuracy import probe_set
 from service.accuracy.probe_set import ProbeSet
 from service.backends.contract import Variant
-from service.backends.engine import Engine
+from service.backends.engine import Engine, Warm
 from service.backends.options import Precision
 from service.errors import InferenceError, ModelLoadError, OutOfDeviceMemoryError
 from service.models import catalog, timm_models
@@ -15,8 +15,8 @@ from service.models.served import ServedModel
 from service.settings import Settings
 from service.telemetry.events import ModelLoaded
 
-WarmVariants = dict[Variant, dict[int, float]]
-"""variants that have run -> seconds that the whole device needs, by batch size"""
+WarmVariants = dict[Variant, Warm]
+"""variants that have run -> what was measured"""
 
 
 async def load_models(

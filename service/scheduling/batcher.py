@@ -106,7 +106,11 @@ class Batcher(Generic[K]):
     @property
     def admitted(self) -> Counter[Owner]:
         """Images of each owner that were let in but do not wait yet: whoever lets in counts."""
-        return self._scheduler.admitted
+        return self._scheduler.outlook.admitted
+
+    def measured(self, lane: K, stream_s: float, device_s: float) -> None:
+        """Note how long one image takes, as `Division.measured` says."""
+        self._scheduler.division.measured(lane, stream_s, device_s)
 
     def coming(self, change: int) -> None:
         """Add `change` to the number of images that are being decoded."""
@@ -148,7 +152,7 @@ class Batcher(Generic[K]):
 
     def alone_s(self, lane: K, num_images: int) -> float:
         """The same for an idle device, as the mean forecast: it is kept half of the time."""
-        return self._scheduler.outlook.alone_s(lane, num_images)
+        return self._scheduler.outlook.alone_s(lane, num_images, self._clock())
 
     async def run(self) -> None:
         """Compute batches until cancelled. Jobs that still wait then get an error.

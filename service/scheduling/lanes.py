@@ -107,9 +107,9 @@ class Lanes(Generic[K]):
         others late as well.
         """
         for lane, jobs in self._jobs.items():
-            soonest = now + self._expected_s(lane, 1) / part.share
+            soonest = now + part.seconds(self._expected_s(lane, 1))
             size = self.sizes.least(lane, self.sizes.most(len(jobs), part))
-            in_batch = now + self._expected_s(lane, size) / part.share
+            in_batch = now + part.seconds(self._expected_s(lane, size))
             for job in jobs:
                 if job.deadline < soonest:
                     job.due = math.inf
@@ -199,7 +199,7 @@ class Lanes(Generic[K]):
     ) -> _Candidate[K]:
         jobs = self._jobs[lane]
         first = self._first(jobs)
-        batch_s = self._expected_s(lane, self.sizes.most(len(jobs), part)) / part.share
+        batch_s = part.seconds(self._expected_s(lane, self.sizes.most(len(jobs), part)))
         slack_s = first.due - now - batch_s
         age_s = now - min(job.submitted for job in jobs)
         company_s = 0.0

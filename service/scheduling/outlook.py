@@ -1,10 +1,12 @@
 """Forecasts: how long the work inside will take, and how long a new image will wait."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
 from service.scheduling.ahead import Ahead, New, Queue
+from service.scheduling.division import Division
 from service.scheduling.jobs import Owner
 from service.scheduling.lanes import Lanes
 from service.scheduling.running import RunningBatches
@@ -30,18 +32,18 @@ class Outlook(Generic[K]):
         self,
         lanes: Lanes[K],
         running: RunningBatches[K],
+        division: Division[K],
         expected_s: Callable[[K, int], float],
         caution: Callable[[], float],
-        admitted: Mapping[Owner, int],
     ) -> None:
         """Read the state that a scheduler keeps.
 
         Args:
             lanes: jobs that wait.
             running: batches that are being computed.
+            division: what the next batch gets of the device.
             expected_s: forecast for a batch of so many images of a lane on the whole device.
             caution: factor, at least 1, from a forecast to a time that most work keeps.
-            admitted: images of each owner that have been let in but do not wait yet.
         """
         self.num_coming = 0
         """images that are being decoded"""
@@ -50,7 +52,10 @@ class Outlook(Generic[K]):
         self._running = running
         self._expected_s = expected_s
         self._caution = caution
-        self._queue = Queue(lanes, self._image_s, admitted)
+        self._division = division
+        self.admitted: Counter[Owner] = Counter()
+        """images of each owner that were let in but do not wait yet; whoever lets in counts"""
+        self._queue = Queue(lanes, self._image_s, self.admitted)
 
     def backlog_s(self, now: float) -> float:
         """Forecast of the seconds until all that is inside has been computed."""
@@ -63,7 +68,7 @@ class Outlook(Generic[K]):
         Args: as of `wait_s`.
         """
         seconds = self.wait_s(lane, num_images, due, now, owner)
-        alone_s = self._caution() * self._lane_s(lane, num_images)
+        alone_s = self._caution() * self.alone_s(lane, num_images, now)
         first_s = seconds if num_images == 1 else self.wait_s(lane, 1, due, now, owner)
         return Wait(seconds, alone_s, max(0.0, seconds - first_s))
 
@@ -92,15 +97,20 @@ class Outlook(Generic[K]):
             seconds += ahead.num_coming * self._expected_s(lane, 1)
         return self._caution() * seconds
 
-    def alone_s(self, lane: K, num_images: int) -> float:
+    def alone_s(self, lane: K, num_images: int, now: float) -> float:
         """Seconds, by forecast, for images that have the whole device; without caution."""
-        return self._lane_s(lane, num_images)
+        work_s = self._lane_s(lane, num_images)
+        part = self._division.part([], [lane], num_images, now)
+        return work_s if part is None or num_images > 1 else part.seconds(work_s)
 
     def _without_caution_s(self, new: New[K], ahead: Ahead[K], now: float) -> float:
         lane, num_images = new.lane, new.num_images
         taken = self._running.threads_taken
         ahead_s = self._ahead_s(new, ahead, is_busy=bool(taken))
-        if self._lanes.num_waiting == 0 and self._policy.part(taken, num_images) is not None:
+        part = self._division.part(taken, [lane], num_images, now)
+        if self._lanes.num_waiting == 0 and part is not None:
+            if num_images == 1:
+                return part.seconds(ahead_s)
             return ahead_s / (1 - sum(taken) / self._policy.num_threads)
         own_lane = self._lanes.jobs.get(lane, ())
         last_size = min(self._lanes.sizes.max_batch_size, num_images + len(own_lane))

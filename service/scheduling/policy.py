@@ -18,6 +18,12 @@ class Part(NamedTuple):
     """of the device's threads, 0 < share <= 1"""
     max_images: int
     """most images in the batch"""
+    loss: float = 1.0
+    """how many times longer its threads take than an even split of the work says"""
+
+    def seconds(self, device_s: float) -> float:
+        """Seconds on this part for work that takes `device_s` on all streams of the device."""
+        return device_s * self.loss / self.share
 
 
 class BatchPolicy(NamedTuple):

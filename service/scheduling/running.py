@@ -27,6 +27,10 @@ class Batch(NamedTuple, Generic[K]):
         """Seconds that the whole device would have needed for the work done since its start."""
         return self.part.share * (now - self.started)
 
+    def work_s(self, now: float) -> float:
+        """The same, had all streams computed without loss; forecasts count in these seconds."""
+        return self.device_s(now) / self.part.loss
+
 
 class RunningBatches(Generic[K]):
     """What is being computed now."""
@@ -35,7 +39,7 @@ class RunningBatches(Generic[K]):
         """Begin with no batch.
 
         Args:
-            expected_s: forecast for a batch of so many images of a lane on the whole device.
+            expected_s: as the scheduler takes it.
         """
         self.batches: list[Batch[K]] = []
         """in the order in which they started"""
@@ -66,4 +70,4 @@ class RunningBatches(Generic[K]):
 
     def _rest_s(self, batch: Batch[K], now: float) -> float:
         work_s = self._expected_s(batch.lane, len(batch.jobs))
-        return max(0.0, work_s - batch.device_s(now))
+        return max(0.0, work_s - batch.work_s(now))

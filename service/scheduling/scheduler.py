@@ -7,14 +7,15 @@ forecast.
 
 import logging
 import math
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from service.scheduling.jobs import Job, Owner
+from service.scheduling.division import Division
+from service.scheduling.jobs import Job
 from service.scheduling.lanes import Lanes
 from service.scheduling.outlook import Outlook
-from service.scheduling.policy import BatchPolicy, Part, SpareTime
+from service.scheduling.policy import BatchPolicy, SpareTime
 from service.scheduling.running import Batch, RunningBatches
 
 K = TypeVar("K")
@@ -44,20 +45,21 @@ class Scheduler(Generic[K]):
 
         Args:
             policy: when a lane becomes a batch, and what it gets of the device.
-            expected_s: forecast for a batch of so many images of a lane on the whole device.
+            expected_s: forecast for a batch of so many images of a lane, in seconds of the whole
+                device while all its streams compute.
             spare_time: when the device may do work that no client waits for.
-            observe: told of each batch: lane, number of images, seconds of the whole device.
+            observe: told of each batch: lane, number of images, seconds as in `expected_s`.
             caution: factor, at least 1, from a forecast to a time that most work keeps.
         """
         self.policy = policy
         self.running: RunningBatches[K] = RunningBatches(expected_s)
+        self.division: Division[K] = Division(policy)
+        """what the next batch gets of the device"""
         self._lanes: Lanes[K] = Lanes(policy, expected_s)
-        self.admitted: Counter[Owner] = Counter()
-        """images of each owner that were let in but do not wait yet; whoever lets in counts"""
         self._spare_time = spare_time or SpareTime()
         self._observe = observe
         self.outlook: Outlook[K] = Outlook(
-            self._lanes, self.running, expected_s, caution, self.admitted
+            self._lanes, self.running, self.division, expected_s, caution
         )
         """forecasts over the jobs and batches inside"""
         self._spare: deque[tuple[K, Job]] = deque()
@@ -72,6 +74,8 @@ class Scheduler(Generic[K]):
 
     def put(self, lane: K, job: Job) -> None:
         """Let a client's job wait."""
+        num_others = self.num_waiting + self.running.num_images + self.outlook.num_coming
+        self.division.came(num_others, job.submitted)
         self._lanes.put(lane, job)
 
     def put_spare(self, lane: K, job: Job) -> None:
@@ -104,8 +108,12 @@ class Scheduler(Generic[K]):
 
     def next(self, now: float, free_since: float) -> Batch[K] | float:
         """The batch that a stream free since `free_since` starts now, or seconds to wait."""
-        part = self.policy.part(
-            self.running.threads_taken, self.num_waiting, self.outlook.num_coming
+        part = self.division.part(
+            self.running.threads_taken,
+            self._lanes.jobs,
+            self.num_waiting,
+            now,
+            self.outlook.num_coming,
         )
         if part is None:
             return math.inf
@@ -116,7 +124,7 @@ class Scheduler(Generic[K]):
             is_draining=self._is_draining,
         )
         if chosen is None:
-            return math.inf if self._is_draining else self._next_spare(now, part)
+            return math.inf if self._is_draining else self._next_spare(now)
         if chosen.wait_s > 0:
             return min(chosen.wait_s, LONGEST_SLEEP_S)
         jobs = self._lanes.take(chosen.lane, now, part)
@@ -129,7 +137,7 @@ class Scheduler(Generic[K]):
 
     def computed(self, batch: Batch[K], now: float) -> None:
         """A batch fitted into memory; after some of these, larger ones are tried again."""
-        self._observe(batch.lane, len(batch.jobs), batch.device_s(now))
+        self._observe(batch.lane, len(batch.jobs), batch.work_s(now))
         self._answered_at = now
         self._num_fitting += 1
         limit = self._lanes.sizes.max_batch_size
@@ -170,13 +178,15 @@ class Scheduler(Generic[K]):
         they_come = self.outlook.num_coming > 0 or now - self._answered_at < TURNAROUND_S
         return they_come and self.num_waiting < share
 
-    def _next_spare(self, now: float, part: Part) -> Batch[K] | float:
+    def _next_spare(self, now: float) -> Batch[K] | float:
         """Like `next`, for spare jobs. None starts beside a running batch, which it would slow."""
         if not self._spare or self.running.batches:
             return math.inf
         if (wait_s := self._spare_time.wait_s(now)) > 0:
             return wait_s
         lane, job = self._spare.popleft()
+        part = self.division.part([], [lane], 1, now)
+        assert part is not None
         return self._start(Batch(lane, [job], "spare", now, part))
 
     def _start(self, batch: Batch[K]) -> Batch[K]:

@@ -44,9 +44,9 @@ class Sizes(Generic[K]):
         num_images = self.most(num_waiting, part)
         if math.isinf(first.due):
             return num_images
-        num_images = self._within(lane, num_images, 1, (first.deadline - now) * part.share)
+        num_images = self._within(lane, num_images, 1, (first.deadline - now) / part.seconds(1))
         least = self.least(lane, num_images)
-        return self._within(lane, num_images, least, (first.budget_ends - now) * part.share)
+        return self._within(lane, num_images, least, (first.budget_ends - now) / part.seconds(1))
 
     def _within(self, lane: K, most: int, least: int, seconds: float) -> int:
         """The largest batch that takes no longer, of `least` to `most` images."""

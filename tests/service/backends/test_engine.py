@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from service.backends.contract import Variant
-from service.backends.engine import MAX_STREAMS, Engine
+from service.backends.engine import MAX_STREAMS, NUM_MEASURED, Engine
 from service.backends.placement import CPU
 from service.errors import SettingsError
 from tests.waiting import PATIENCE_S
@@ -95,9 +95,18 @@ async def test_a_batch_has_the_threads_that_it_was_given() -> None:
     assert module.threads == [1, 3, 2, 3]
 
 
-async def test_the_warm_up_gives_one_image_the_device_and_many_a_stream() -> None:
+async def test_the_warm_up_gives_one_image_the_device_or_a_stream_and_many_a_stream() -> None:
     module = Module()
     async with engine(4, 2) as made:
-        seconds = await made.warm_up(variant(module), (3, 2, 2), (1, 8))
-    assert set(seconds) == {1, 8}
-    assert module.threads == [4, 4, 2]
+        warm = await made.warm_up(variant(module), (3, 2, 2), (1, 8))
+    assert set(warm.seconds) == {1, 8}
+    assert warm.seconds[1] == warm.image_s / 2
+    assert module.threads == [4, *NUM_MEASURED * [4], *NUM_MEASURED * [2], 2]
+
+
+async def test_with_one_stream_one_image_is_measured_only_once() -> None:
+    module = Module()
+    async with engine(2, 1) as made:
+        warm = await made.warm_up(variant(module), (3, 2, 2), (1, 8))
+    assert warm.seconds[1] == warm.image_s == warm.lone_image_s
+    assert module.threads == [2, *NUM_MEASURED * [2], 2]

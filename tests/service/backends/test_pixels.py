@@ -9,7 +9,7 @@ from timm.data.transforms import MaybePILToTensor
 from torch import Tensor
 from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
 
-from service.backends.engine import Engine
+from service.backends.engine import NUM_MEASURED, Engine
 from service.backends.pixels import to_device
 from service.backends.placement import CPU
 from service.images.decode import InputSpec, decode
@@ -145,7 +145,7 @@ async def test_the_warm_up_goes_the_way_of_clients_pictures(model: ServedModel) 
     engine = Engine(NORMALIZING, num_threads=1)
     await engine.warm_up(variant._replace(normalization=normalized), model.input_size, [1, 4])
     engine.close()
-    assert sizes == [1, 1, 4]
+    assert sizes == [1, *NUM_MEASURED * [1], 4]
 
 
 @pytest.mark.usefixtures("normalizing")

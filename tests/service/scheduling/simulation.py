@@ -28,7 +28,6 @@ from service.scheduling.forecast import Forecast
 from service.scheduling.jobs import Answer, Terms
 from service.scheduling.policy import BatchPolicy
 from service.scheduling.scheduler import LONGEST_SLEEP_S, TURNAROUND_S, Scheduler
-from service.scheduling.stream import Finished
 from service.tiers import TIER_MACS, TIERS, Reduction, ReductionRange, Tier
 from tests.service.scheduling.virtual_time import now, run
 
@@ -102,6 +101,8 @@ class Setup(NamedTuple):
     browns_out: bool = False
     max_wait_s: float = 0.0
     num_streams: int = 1
+    loss: float = 1.0
+    """how many times longer one image takes on all threads than an even split says"""
     max_images: int = 10**6
     """inside"""
     slowness: Callable[[float], float] = lambda _: 1.0
@@ -127,21 +128,24 @@ class Simulation:
         for tier in TIERS:
             seconds = {n: device_s(lane_of(tier), n) for n in (1, MAX_BATCH_SIZE)}
             self.forecast.seed(lane_of(tier), seconds)
+        policy = BatchPolicy(
+            MAX_BATCH_SIZE,
+            setup.max_wait_s,
+            num_streams=setup.num_streams,
+            num_threads=setup.num_streams,
+        )
         self.batcher: Batcher[Lane] = Batcher(
             self._forward,
             Scheduler(
-                BatchPolicy(
-                    MAX_BATCH_SIZE,
-                    setup.max_wait_s,
-                    num_streams=setup.num_streams,
-                    num_threads=setup.num_streams,
-                ),
+                policy,
                 self.forecast.seconds,
+                observe=self.forecast.observe,
                 caution=self.forecast.caution,
             ),
-            on_batch=self._observe,
             clock=now,
         )
+        for tier in TIERS:
+            self.batcher.measured(lane_of(tier), setup.num_streams, setup.loss)
         owners = {request.owner for request in requests}
         self.admission = Admission(
             Limits(setup.max_images, max_bytes=1, is_shared=len(owners) > 1),
@@ -252,13 +256,13 @@ class Simulation:
         numbers = [int(image) for image in images]
         try:
             seconds = device_s(lane, len(images)) * noise * self._setup.slowness(started)
+            if num_threads > 1:
+                further = (num_threads - 1) / (self._setup.num_streams - 1)
+                seconds *= 1 + (self._setup.loss - 1) * further
             await asyncio.sleep(seconds * whole)
         finally:
             self.batches.append(Batch(started, self.now, lane, numbers, num_threads))
         return images
-
-    def _observe(self, batch: Finished[Lane]) -> None:
-        self.forecast.observe(batch.lane, batch.num_images, batch.device_s)
 
     def _pressure(self) -> float:
         return min(1.0, self.batcher.backlog_s / PRESSURE_DEADLINE_S)
