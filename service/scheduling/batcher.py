@@ -93,6 +93,8 @@ class Batcher(Generic[K]):
         began = self._clock()
         job = Job(terms.due, next(self._numbers), terms.deadline, image, began, on_start, answer)
         job.owner, job.budget_ends, job.refuses_late = terms[2:]
+        budget_ends = terms.deadline if terms.refuses_late else terms.budget_ends
+        job.allowance_s = budget_ends - began
         return job
 
     async def _answer_to(self, lane: K, job: Job) -> Answer:

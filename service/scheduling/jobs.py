@@ -59,3 +59,5 @@ class Job:
     """when it loses its turn to those that can still be in time"""
     refuses_late: bool = field(default=False, compare=False)
     """whether its client wants no answer at all rather than a late one"""
+    allowance_s: float = field(default=math.inf, compare=False)
+    """what was left of its latency budget when it began to wait"""

@@ -9,9 +9,12 @@ from service.scheduling.policy import Part
 
 K = TypeVar("K")
 
-EFFICIENT = 1.05
+EFFICIENT = 1.15
 """most that an image may cost in a smaller batch, as a share of its cost in the full one, when the
-batch is made smaller to keep a latency budget: an overloaded device must not become slower by it"""
+batch is made smaller to keep a latency budget: an overloaded device must not become much slower"""
+BATCH_SHARE = 0.4
+"""of a latency budget, most that a batch should take: who comes while one is computed waits for its
+end, and then for a batch of its own"""
 
 
 class Sizes(Generic[K]):
@@ -46,7 +49,8 @@ class Sizes(Generic[K]):
             return num_images
         num_images = self._within(lane, num_images, 1, (first.deadline - now) / part.seconds(1))
         least = self.least(lane, num_images)
-        return self._within(lane, num_images, least, (first.budget_ends - now) / part.seconds(1))
+        within_s = min(first.budget_ends - now, BATCH_SHARE * first.allowance_s)
+        return self._within(lane, num_images, least, within_s / part.seconds(1))
 
     def _within(self, lane: K, most: int, least: int, seconds: float) -> int:
         """The largest batch that takes no longer, of `least` to `most` images."""
