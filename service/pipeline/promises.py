@@ -12,7 +12,10 @@ PROMISED_SHARE = 0.7
 """share of a deadline. While there is work inside, a request whose first image is expected later is
 refused: in a queue without any reserve, each disturbance makes answers late."""
 LAST_SHARE = 0.9
-"""the same for the last image of a request, and for a latency budget that is kept or refused"""
+"""the same for the last image of a request"""
+REFUSED_SHARE = 1.0
+"""the same for both where an answer is refused rather than late: the forecast is cautious, so most
+come sooner, and who does not is refused then"""
 LEAST_SHARE = 0.3
 """however large the other requests are, one whose first image is expected within this share of its
 deadline is let in"""
@@ -81,12 +84,14 @@ class Promises:
             Seconds, by forecast, until it could be let in; 0.0 or less if it may come in now.
         """
         within_s = terms.deadline - arrival
-        share = LAST_SHARE if terms.refuses_late else PROMISED_SHARE
+        share, last_share = PROMISED_SHARE, LAST_SHARE
+        if terms.refuses_late:
+            share = last_share = REFUSED_SHARE
         first_s = expected.seconds - expected.rest_s
         kept_free_s = max(self._reserve.amount, expected.rest_s)
-        most_s = min(share * within_s, LAST_SHARE * within_s - kept_free_s)
+        most_s = min(share * within_s, last_share * within_s - kept_free_s)
         most_s = max(most_s, LEAST_SHARE * within_s)
-        over_s = max(first_s - most_s, expected.seconds - LAST_SHARE * within_s)
+        over_s = max(first_s - most_s, expected.seconds - last_share * within_s)
         if over_s > 0:
             self._reserve.refused(expected.rest_s)
         return over_s
