@@ -213,6 +213,15 @@ def is_available() -> bool:
 
 
 def _computes_as_expected() -> bool:
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # this may be a thread that should keep no others, see `Engine`
+    try:
+        return _computes_like_pytorch()
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def _computes_like_pytorch() -> bool:
     rows = torch.linspace(-1, 1, 128).view(8, 16)
     linear = nn.Linear(16, 4).requires_grad_(requires_grad=False)
     try:

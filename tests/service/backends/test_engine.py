@@ -95,6 +95,30 @@ async def test_a_batch_has_the_threads_that_it_was_given() -> None:
     assert module.threads == [1, 3, 2, 3]
 
 
+async def test_one_worker_alone_starts_batches_on_all_threads() -> None:
+    """Whatever threads a worker starts stay with it, and too many of them slow each other."""
+    started_by: dict[bool, set[int]] = {True: set(), False: set()}
+    barrier = threading.Barrier(2)
+
+    def note() -> None:
+        if torch.get_num_threads() == 1:
+            barrier.wait(PATIENCE_S)  # so that two streams are at work
+        started_by[torch.get_num_threads() == 2].add(threading.get_ident())
+
+    module = Module(note)
+    async with engine(2, 2) as made:
+        loader = await made.run(threading.get_ident)
+        for threads in (2, 1, 2, 0, 1):
+            both = 2 if threads == 1 else 1
+            image = [torch.ones(3, 2, 2)]
+            await asyncio.gather(
+                *(made.forward(variant(module), image, threads) for _ in range(both))
+            )
+    assert started_by[True] == {loader}
+    assert len(started_by[False]) == 2
+    assert loader not in started_by[False]
+
+
 async def test_the_warm_up_gives_one_image_the_device_or_a_stream_and_many_a_stream() -> None:
     module = Module()
     async with engine(4, 2) as made:
