@@ -8,8 +8,8 @@ Every server gets the same pictures from the same client, in closed loops of 1, 
 and in open loops at 50, 80 and 150 % of what this server answered to 16 clients. The peers run the
 dense model with this project's own decoding and transform (benchmarks/serving/peers), batches of at
 most 8 and a wait of at most 5 ms; each lives in an environment of its own, with pinned versions.
-Each runs one copy of the model on all cores; `--workers 1 2` also measures two copies that share
-them.
+Each runs one copy of the model on all cores, once in float32 and once in bfloat16; `--workers 1 2`
+also measures two copies that share them.
 
 Two cores cannot hold several servers at once: some work even while nobody asks (Ray does), and
 stopping those with SIGSTOP upsets their own watchdogs. So only one server runs at a time, each is
@@ -20,6 +20,7 @@ alone. The weights of a timm name are random from a fixed seed: they do not chan
 """
 
 import argparse
+import itertools
 import json
 import signal
 import sys
@@ -33,12 +34,12 @@ from benchmarks.measure.models import save_random
 from benchmarks.serving import plot, report
 from benchmarks.serving.peers import servers, venvs
 from benchmarks.serving.peers.venvs import PEERS, Peer, PeerUnavailableError
-from benchmarks.serving.plan import SERVICES
+from benchmarks.serving.plan import PRECISIONS, SERVICES, peer_name
 from benchmarks.serving.rounds import Run, Server, Settings, measure
 from service.load.request import EXAMPLES, load_images
 from service.models.timm_models import folder_of
 
-DEFAULT_MODEL = "deit_small_patch16_224"
+DEFAULT_MODEL = "bundled"
 WORKERS_HELP = "copies of the model in each peer, sharing the cores; several: each is measured"
 MODEL_HELP = "bundled, a folder, or a timm name (with random weights); default: %(default)s"
 
@@ -83,6 +84,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     names = [peer.folder for peer in PEERS]
     add("--peers", nargs="*", choices=names, default=names, help="default: all")
     add("--workers", nargs="+", type=whole(1, 64), default=[1], help=WORKERS_HELP)
+    add("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="of the peers")
     add("--model", default=DEFAULT_MODEL, help=MODEL_HELP)
     add("--rounds", type=whole(1, 100), help="default: 5; 2 with --quick")
     add("--open-s", type=number(1, 300), default=10.0, help="of each open loop; default: 10")
@@ -138,10 +140,12 @@ def all_servers(
     ]
     for peer in wanted(arguments):
         if peer.name in pythons:
-            for workers in arguments.workers:
-                name = peer.name if workers == 1 else f"{peer.name}, {workers} workers"
-                python = pythons[peer.name]
-                start = partial(servers.peer_server, peer, python, model, workers, pictures)
+            for precision, workers in itertools.product(arguments.precisions, arguments.workers):
+                name = peer_name(peer.name, precision, workers)
+                setup = servers.PeerSetup(workers, precision)
+                start = partial(
+                    servers.peer_server, peer, pythons[peer.name], model, setup, pictures
+                )
                 found.append(Server(name, start))
     return found
 

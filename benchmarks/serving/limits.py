@@ -3,9 +3,10 @@
     python -m benchmarks.serving.limits everyday-vit-s14
 
 A process of its own, so that the client of the benchmark stays small. Prints one JSON document:
-median milliseconds of a batch by variant and batch size, of decoding one picture on one core, and
-the dense model's best label of each picture. `dense` is the model as PyTorch computes it by itself,
-which is what the peers run; the tiers are as the service places them.
+median milliseconds of a batch by variant and batch size, of decoding one picture on one core, the
+speed of a matrix product in each precision, and the dense model's best label of each picture.
+`dense` is the model as PyTorch computes it by itself in float32; the tiers are as the service
+places them in float32.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measure.pictures import spec_of
+from benchmarks.measure.timing import peak_flop_per_s
 from service import tiers
 from service.backends import cores, placement
 from service.backends.malloc import keep_freed_memory
@@ -32,6 +34,8 @@ from service.settings import Settings
 from service.tiers import TIERS
 
 BATCH_SIZES = (1, 8)
+DTYPES = (torch.float32, torch.bfloat16)
+FLOP_ROUNDS = 3
 DENSE = "dense"
 
 
@@ -44,7 +48,7 @@ def main() -> int:
     keep_freed_memory()  # as the service does
     dense = timm_models.load(arguments.model).module
     settings = Settings.from_environment()
-    placed = placement.choose("cpu", settings.backend, settings.precision)
+    placed = placement.choose("cpu", settings.backend, "float32")
     model = catalog.load(arguments.model, placed)
     spec = spec_of(model)
     files = [image.content for image in load_images([EXAMPLES])]
@@ -58,6 +62,7 @@ def main() -> int:
     torch.set_num_threads(cores.count())
     result = {
         "num_threads": torch.get_num_threads(),
+        "flop_per_s": {str(dtype).partition(".")[2]: flop_per_s(dtype) for dtype in DTYPES},
         "decode_ms": statistics.median(decode_ms),
         "decode_per_s": 1000 / statistics.fmean(decode_ms),
         "forward_ms": forward_ms(modules(dense, model), pixels, arguments.repeats),
@@ -65,6 +70,11 @@ def main() -> int:
     }
     print(json.dumps(result))
     return 0
+
+
+def flop_per_s(dtype: torch.dtype) -> float:
+    """What a product of two large matrices reaches on all cores."""
+    return peak_flop_per_s(torch.empty(0, dtype=dtype), FLOP_ROUNDS)
 
 
 def modules(dense: nn.Module, model: ServedModel) -> dict[str, nn.Module]:

@@ -1,28 +1,33 @@
 """What `benchmarks.serving` asks of each server, in which order. Nothing is sent here."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 from service.tiers import TIERS
 
 T = TypeVar("T")
 
 OURS = "rapid-vit"
-OPENVINO = "rapid-vit openvino"
+FLOAT32 = "rapid-vit float32"
+OPENVINO = "rapid-vit openvino float32"
 INT8 = "rapid-vit int8"
 COMPARED = ("exact", "balanced", "turbo", "extreme")
 """tiers that all loads are measured for"""
-BY_OPENVINO = {"RAPID_BACKEND": "openvino", "RAPID_WARMUP_TIERS": ",".join(COMPARED)}
 SERVICES: dict[str, dict[str, str]] = {
     OURS: {},
-    OPENVINO: BY_OPENVINO,
+    FLOAT32: {"RAPID_PRECISION": "float32"},
+    OPENVINO: {
+        "RAPID_PRECISION": "float32",
+        "RAPID_BACKEND": "openvino",
+        "RAPID_WARMUP_TIERS": ",".join(COMPARED),
+    },
     INT8: {"RAPID_PRECISION": "int8"},
-    "rapid-vit, torch resize": {"RAPID_RESIZE": "torch"},
-    "rapid-vit openvino, torch resize": {**BY_OPENVINO, "RAPID_RESIZE": "torch"},
-    "rapid-vit int8, torch resize": {"RAPID_PRECISION": "int8", "RAPID_RESIZE": "torch"},
 }
-"""this service by default, and with settings that cost memory, or answers that differ"""
+"""this service by default, and with settings that cost speed, memory, or answers that differ"""
 VARIANTS = tuple(name for name in SERVICES if name != OURS)
+Precision = Literal["float32", "bfloat16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+"""what the peers run the model in; for them, bfloat16 is one line"""
 DENSE = "dense"
 """what the peers run: the unreduced model"""
 MIXED = "six tiers mixed"
@@ -93,6 +98,19 @@ def queries(server: str, entry: str, deadline_ms: float | None) -> dict[str, dic
     tiers = TIERS if entry == MIXED else (entry,)
     deadline = {} if deadline_ms is None else {"deadline_ms": f"{deadline_ms:g}"}
     return {tier: {"tier": tier, **deadline} for tier in tiers}
+
+
+def peer_name(peer: str, precision: Precision, workers: int) -> str:
+    """What a peer is called in the tables."""
+    name = peer if precision == "float32" else f"{peer} {precision}"
+    return name if workers == 1 else f"{name}, {workers} workers"
+
+
+def precision_of(server: str) -> Precision | None:
+    """What a server computes in; None where it chooses for itself, or in int8."""
+    if server in SERVICES:
+        return "float32" if server in (FLOAT32, OPENVINO) else None
+    return "bfloat16" if "bfloat16" in server else "float32"
 
 
 def in_turn(servers: Sequence[T], round_number: int) -> list[T]:

@@ -19,12 +19,11 @@ from benchmarks.serving.peers.venvs import PeerUnavailableError
 from benchmarks.serving.plan import (
     FULL_LOAD,
     MIXED,
-    OURS,
     SERVICES,
-    VARIANTS,
     WARM_UP,
     Load,
     in_turn,
+    precision_of,
     queries,
     steps,
 )
@@ -35,6 +34,8 @@ from service.load.plan import Loop
 
 SAME_PROBABILITY = 1e-3
 """relative; batches of another size give other last digits"""
+MOST_OTHER_LABELS = 0.5
+"""with random weights, the best labels are nearly ties"""
 SLOWEST_RATE = 0.1
 
 
@@ -125,22 +126,31 @@ def limits(settings: Settings) -> dict[str, Any]:
 def check(server: str, target: Target, expected: Sequence[dict[str, Any]]) -> None:
     """Every server does the same work: its best labels are those of the dense model.
 
+    In float32, so are their probabilities. In another precision, few of the labels differ.
+
     Raises:
         PeerUnavailableError: they are not, or a request failed.
     """
-    if server in VARIANTS:
-        return
-    query = {"tier": "exact"} if server == OURS else {}
     try:
-        answers = asyncio.run(loads.answers(target, query))
+        answers = asyncio.run(
+            loads.answers(target, {"tier": "exact"} if server in SERVICES else {})
+        )
     except (LookupError, TypeError, ValueError) as exc:
         raise PeerUnavailableError(f"{server} does not answer: {exc}") from exc
-    for number, (answer, wanted) in enumerate(zip(answers, expected, strict=True)):
-        same = math.isclose(answer["probability"], wanted["probability"], rel_tol=SAME_PROBABILITY)
-        if answer["index"] != wanted["index"] or not same:
-            raise PeerUnavailableError(
-                f"{server} answers picture {number} with {answer}, and the model itself {wanted}"
-            )
+    is_strict = precision_of(server) == "float32"
+    pairs = list(enumerate(zip(answers, expected, strict=True)))
+    others = [pair for pair in pairs if not is_same(*pair[1], is_strict=is_strict)]
+    if len(others) > (0.0 if is_strict else MOST_OTHER_LABELS * len(pairs)):
+        number, (answer, wanted) = others[0]
+        raise PeerUnavailableError(
+            f"{server} answers picture {number} with {answer}, and the model itself {wanted}"
+        )
+
+
+def is_same(answer: dict[str, Any], wanted: dict[str, Any], *, is_strict: bool) -> bool:
+    """Whether two best labels are the same, and their probabilities where it is strict."""
+    close = math.isclose(answer["probability"], wanted["probability"], rel_tol=SAME_PROBABILITY)
+    return bool(answer["index"] == wanted["index"] and (close or not is_strict))
 
 
 class Visit(NamedTuple):

@@ -23,6 +23,9 @@ MAX_WAIT_MS = 5
 TIMEOUT_S = 60
 TOP_K = 5
 PORT = int(os.environ.get("PEER_PORT", "8000"))
+DTYPE = {"float32": torch.float32, "bfloat16": torch.bfloat16}[
+    os.environ.get("PEER_PRECISION", "float32")
+]
 NUM_WORKERS = int(os.environ.get("PEER_WORKERS", "1"))
 """copies of the model, each in a process of its own"""
 NUM_THREADS = int(os.environ.get("PEER_THREADS", "1"))
@@ -52,12 +55,17 @@ class Decoder:
 
 
 class Classifier(Decoder):
-    """The dense model, in float32 on the CPU."""
+    """The dense model on the CPU, in `DTYPE`."""
+
+    def __init__(self) -> None:
+        """Take the model that PEER_MODEL names."""
+        super().__init__()
+        self.module.to(DTYPE)
 
     @torch.inference_mode()
     def predict(self, pixels: Sequence[Tensor]) -> list[dict[str, Any]]:
         """The best labels of each image (3, H, W)."""
         torch.set_num_threads(NUM_THREADS)  # OpenMP keeps it for each calling thread
-        logits = self.module(torch.stack(list(pixels)))
+        logits = self.module(torch.stack(list(pixels)).to(DTYPE)).float()
         best = [ranking.rank(row, self.labels, TOP_K) for row in logits]
         return [{"predictions": [asdict(label) for label in labels]} for labels in best]

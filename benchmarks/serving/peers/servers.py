@@ -40,6 +40,15 @@ class Target(NamedTuple):
     pid: int
 
 
+class PeerSetup(NamedTuple):
+    """How a peer computes."""
+
+    workers: int
+    """copies of the model, which share the cores"""
+    precision: str
+    """float32 or bfloat16"""
+
+
 @contextmanager
 def our_service(model: str, pictures: Sequence[Image], **settings: str) -> Iterator[Target]:
     """This project's service on the CPU, else as it is set by default or by `settings`."""
@@ -50,23 +59,24 @@ def our_service(model: str, pictures: Sequence[Image], **settings: str) -> Itera
 
 @contextmanager
 def peer_server(
-    peer: Peer, python: Path, model: str, workers: int, pictures: Sequence[Image]
+    peer: Peer, python: Path, model: str, setup: PeerSetup, pictures: Sequence[Image]
 ) -> Iterator[Target]:
-    """A peer with so many copies of the model, which share the cores.
+    """A peer with so many copies of the model.
 
     Raises:
         PeerUnavailableError: it ended, or was not ready in time.
     """
     port = _free_port()
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    num_threads = str(max(1, num_cores // workers))
+    num_threads = str(max(1, num_cores // setup.workers))
     environment = {
         **{name: text for name, text in os.environ.items() if name != "PIP_CONSTRAINT"},
         **QUIET,
         "PYTHONPATH": str(ROOT),
         "PEER_MODEL": model,
         "PEER_PORT": str(port),
-        "PEER_WORKERS": str(workers),
+        "PEER_WORKERS": str(setup.workers),
+        "PEER_PRECISION": setup.precision,
         "PEER_THREADS": num_threads,
         "OMP_NUM_THREADS": num_threads,
         "MOSEC_ADDRESS": "127.0.0.1",

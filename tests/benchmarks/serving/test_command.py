@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.serving import command
+from benchmarks.serving import command, plan
 from benchmarks.serving.peers import venvs
 from benchmarks.serving.peers.venvs import PEERS
-from benchmarks.serving.plan import OURS, VARIANTS
+from benchmarks.serving.plan import OURS, PRECISIONS, VARIANTS
 from benchmarks.serving.rounds import Run
 
 
@@ -18,7 +18,13 @@ def test_the_command_line_has_sensible_defaults(capsys: pytest.CaptureFixture[st
     assert [peer.name for peer in command.wanted(chosen)] == ["mosec"]
     found = command.all_servers(chosen, {"mosec": Path("python")}, "model")
     ours = [OURS, *VARIANTS]
-    assert [server.name for server in found] == [*ours, "mosec", "mosec, 2 workers"]
+    names = [plan.peer_name("mosec", each, n) for each in PRECISIONS for n in (1, 2)]
+    assert names[:2] == ["mosec", "mosec, 2 workers"]
+    assert [plan.precision_of(name) for name in names] == [
+        *2 * PRECISIONS[:1],
+        *2 * PRECISIONS[1:],
+    ]
+    assert [server.name for server in found] == [*ours, *names]
     for wrong in (["--peers", "triton"], ["--rounds", "0"], ["--out", "nowhere/a.json"]):
         with pytest.raises(SystemExit, match="2"):
             command.parse(wrong)

@@ -17,7 +17,7 @@ from benchmarks.serving import loads
 from benchmarks.serving.loads import Sample
 from benchmarks.serving.peers.servers import Body, Target
 from benchmarks.serving.peers.venvs import PeerUnavailableError
-from benchmarks.serving.plan import DENSE
+from benchmarks.serving.plan import DENSE, OURS
 from benchmarks.serving.rounds import check
 from service.load.loops import arrivals
 from service.load.outcomes import OK, SHED, Outcome, read_answer
@@ -143,6 +143,10 @@ def test_a_server_that_answers_something_else_is_not_measured(
         check("mosec", target, [{"index": 202, "probability": 0.9}])
     with pytest.raises(PeerUnavailableError, match="mosec answers picture 0 with"):
         check("mosec", target, [{"index": 203, "probability": 0.8}])
+    for name in ("mosec bfloat16", OURS):
+        check(name, target, [{"index": 203, "probability": 0.8}])
+        with pytest.raises(PeerUnavailableError, match=r"the model itself .*202"):
+            check(name, target, [{"index": 202, "probability": 0.9}])
 
 
 def test_the_best_label_of_each_picture_is_read() -> None:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.serving.peers import classifier, servers, venvs
 from benchmarks.serving.peers.servers import Body
@@ -72,6 +73,18 @@ def test_a_server_is_ended_with_all_that_it_started(monkeypatch: pytest.MonkeyPa
     assert time.monotonic() - started < 30
     assert not any(map(servers.works, family))
     assert process.returncode is not None
+
+
+def test_a_peer_computes_in_bfloat16_where_it_is_asked_to(
+    tiny_model: Path, owl: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEER_MODEL", str(tiny_model))
+    monkeypatch.setattr(classifier, "DTYPE", torch.bfloat16)
+    found = classifier.Classifier()
+    with found.threads:
+        (answer,) = found.predict(found.decode_all([owl]))
+    assert {parameter.dtype for parameter in found.module.parameters()} == {torch.bfloat16}
+    assert len(answer["predictions"]) == classifier.TOP_K
 
 
 def test_every_peer_answers_with_the_labels_of_the_model(

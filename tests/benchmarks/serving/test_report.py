@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.serving import plot, report
 from benchmarks.serving.loads import Sample
-from benchmarks.serving.plan import DENSE, FULL_LOAD, MIXED, OURS, Load
+from benchmarks.serving.plan import DENSE, FLOAT32, FULL_LOAD, MIXED, OURS, Load
 from benchmarks.serving.rounds import Record, Run
 from service.load.outcomes import OK, Outcome
 from service.tiers import TIERS
@@ -31,10 +31,19 @@ def record(  # noqa: PLR0913 - a row of a table
     return Record(round_number, server, entry, Load(load), None, sample, others)
 
 
-def limit(ms: float) -> dict[str, Any]:
-    """A round's limits: every variant takes that time per image, decoding a tenth of it."""
+def limit(ms: float, bfloat16: float = 1.0) -> dict[str, Any]:
+    """A round's limits: every variant takes that time per image, decoding a tenth of it.
+
+    Products in bfloat16 are so many times as fast as those in float32.
+    """
     forward_ms = {name: {"1": ms, "8": 8 * ms} for name in (DENSE, *TIERS)}
-    return {"decode_ms": ms / 10, "forward_ms": forward_ms, "answers": []}
+    flop_per_s = {"float32": 1e11, "bfloat16": bfloat16 * 1e11}
+    return {
+        "decode_ms": ms / 10,
+        "forward_ms": forward_ms,
+        "flop_per_s": flop_per_s,
+        "answers": [],
+    }
 
 
 def run_of(*records: Record, limits: tuple[dict[str, Any], ...] = ()) -> Run:
@@ -58,6 +67,27 @@ def test_ratios_are_medians_of_the_rounds_ratios_to_the_best_peer() -> None:
     assert rows[OURS]["client_cpu_share"] == 0.25
 
 
+def test_on_a_processor_with_bfloat16_its_peers_count_as_well() -> None:
+    records = [
+        record(0, OURS, "exact", 130),
+        record(0, FLOAT32, "exact", 50),
+        record(0, "mosec", DENSE, 40),
+        record(0, "mosec bfloat16, 2 workers", DENSE, 100),
+        record(0, "BentoML bfloat16", DENSE, 90),
+    ]
+    found = report.build(run_of(*records, limits=(limit(10.0, bfloat16=4.5),)), 1000)
+    assert (found["best_peer"], found["best_bfloat16_peer"]) == (
+        "mosec",
+        "mosec bfloat16, 2 workers",
+    )
+    met = {target["name"]: (target["value"], target["met"]) for target in found["targets"]}
+    assert met["exact: throughput over mosec"] == (3.25, True)
+    assert met["exact: throughput over mosec bfloat16, 2 workers"] == (1.3, True)
+    assert met["exact: throughput over float32"] == (2.6, True)
+    without = report.build(run_of(*records, limits=(limit(10.0),)), 1000)
+    assert not [each for each in without["targets"] if "bfloat16" in each["name"]]
+
+
 def test_p99_is_of_all_rounds_requests_together() -> None:
     records = [
         record(0, OURS, "exact", 60, latency_s=0.2),
@@ -79,8 +109,8 @@ def test_a_ratio_takes_only_rounds_that_both_have() -> None:
 
 def test_the_limits_are_those_of_the_same_round() -> None:
     records = [
-        record(0, OURS, "exact", 95),
-        record(1, OURS, "exact", 40),
+        record(0, FLOAT32, "exact", 95),
+        record(1, FLOAT32, "exact", 40),
     ]
     found = report.build(run_of(*records, limits=(limit(10.0), limit(20.0))), 1000)
     assert found["over_bare_model"]["exact"] == pytest.approx((0.95 + 0.8) / 2)
