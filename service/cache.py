@@ -73,7 +73,12 @@ class Cache:
 
 def fingerprint(*parts: object) -> str:
     """64 hexadecimal digits that differ as soon as the text of one part does."""
-    return hashlib.sha256(json.dumps([str(part) for part in parts]).encode()).hexdigest()
+    return digest(json.dumps([str(part) for part in parts]).encode())
+
+
+def digest(content: bytes) -> str:
+    """64 hexadecimal digits of a content."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def machine() -> dict[str, str]:
@@ -155,12 +160,12 @@ def _processor() -> str:
 
 def _code() -> str:
     """A digest of this program's own source: a version does not change with every commit."""
-    digest = hashlib.sha256()
+    source = hashlib.sha256()
     for folder in CODE:
         for path in sorted((Path(__file__).parents[1] / folder).rglob("*.py")):
             with suppress(OSError):
-                digest.update(path.read_bytes())
-    return digest.hexdigest()
+                source.update(path.read_bytes())
+    return source.hexdigest()
 
 
 def _version(package: str) -> str:
