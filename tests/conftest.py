@@ -32,6 +32,9 @@ PATIENT = {
     "RAPID_DECODE_TIMEOUT_S": str(PATIENCE_S),
 }
 """so that a machine that is busy with other things gets its answers, too"""
+UNCACHED = {"RAPID_CACHE_DIR": "off"}
+"""so that no test sees what an earlier run has measured"""
+os.environ.update(UNCACHED)
 NORMALIZING = CPU._replace(normalizes=True)
 """the CPU, given bytes as a GPU is"""
 
@@ -118,7 +121,7 @@ class Server:
         # Not a pipe: nobody reads it while the server runs, and once it is full, logging waits.
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         clean = {name: value for name, value in os.environ.items() if name[:6] != "RAPID_"}
-        ours = {"RAPID_PORT": str(port), "RAPID_PROBE_INTERVAL_S": "0", **PATIENT}
+        ours = {"RAPID_PORT": str(port), "RAPID_PROBE_INTERVAL_S": "0", **PATIENT, **UNCACHED}
         # A sitecustomize.py that a test puts on the path imports the code of this folder, too.
         path = os.pathsep.join([environment.pop("PYTHONPATH", ""), str(ROOT)]).lstrip(os.pathsep)
         self.process = subprocess.Popen(

@@ -1,8 +1,10 @@
 """`rapid serve`: answer requests over HTTP until a signal comes."""
 
+import shlex
 from collections.abc import Mapping
+from functools import partial
 
-from service.cli import temporary
+from service.cli import temporary, terminal
 from service.settings import Settings
 
 
@@ -30,4 +32,17 @@ def serve(flags: Mapping[str, str]) -> int:
     keep_freed_memory()
     runtime = Runtime(settings)
     logs.take_over_stderr()
-    return server.run(create_app(settings, runtime), runtime)
+    return server.run(create_app(settings, runtime), runtime, on_ready=partial(_greet, settings))
+
+
+def _greet(settings: Settings, url: str) -> None:
+    """Tell a person who watches what to try; a log that is no terminal gets nothing of it."""
+    from service.models.timm_models import example_picture
+
+    picture = shlex.quote(str(example_picture()))
+    key = "-H 'Authorization: Bearer KEY' " if settings.api_keys_file else ""
+    terminal.tell(
+        f"\nReady on {url}, documented on {url}/docs. Try it from another terminal; Ctrl+C ends "
+        "the service:\n\n"
+        f'  curl {key}-F image=@{picture} "{url}/v1/classify?top_k=2"\n'
+    )

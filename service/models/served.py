@@ -41,6 +41,8 @@ class ServedModel:
                 of another model.
         """
         self.name = name
+        self.fingerprint = timm_models.fingerprint(loaded)
+        """changes with the weights, the labels, the transform or the calibration"""
         self.architecture = loaded.architecture
         self.labels = loaded.labels
         self.input_size = loaded.input_size

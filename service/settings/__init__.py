@@ -30,7 +30,7 @@ THEMES = {
     "default_tier": "Tiers and batches",
     "max_queue_images": "Limits",
     "probe_interval_s": "Accuracy while serving",
-    "drain_delay_s": "End of the process, logs",
+    "drain_delay_s": "End of the process, logs, cache",
 }
 """the first setting of each group, and what the group is about"""
 
@@ -229,6 +229,13 @@ class Settings(_WhatIsAccepted):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="`debug`, `info`, `warning` or `error`"
+    )
+
+    cache_dir: str = Field(
+        "",
+        description="folder for what a start measured and the next one need not measure again; "
+        "empty: `rapid-vit` in the user's folder of caches (`XDG_CACHE_HOME`, or `.cache` at "
+        "home); `off`: none. Where it cannot be written, there is none",
     )
 
     @field_validator("models", "cors_origins", "warmup_tiers", "probe_data", mode="before")

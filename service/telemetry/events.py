@@ -135,11 +135,13 @@ class TierMeasured(NamedTuple):
 
 
 class ProbeDone(NamedTuple):
-    """All tiers of a model have classified all of its labelled pictures."""
+    """All tiers of a model have classified its labelled pictures."""
 
     model: str
     num_pictures: int
     seconds: float
+    finished: float
+    """Unix time"""
     tiers: Sequence[TierMeasured]
 
 

@@ -1,10 +1,12 @@
 """GET /v1/models: what is loaded, and what each tier means for it."""
 
+from datetime import UTC, datetime
 from functools import partial
 
 from fastapi import APIRouter, Depends
 
-from service.accuracy.counts import Measured, Share
+from service.accuracy.counts import Share
+from service.accuracy.probe_cache import Found
 from service.api import problems
 from service.api.exchange import authorize
 from service.api.v1.schemas import (
@@ -64,16 +66,19 @@ def _describe_tier(runtime: Runtime, model: ServedModel, tier: Tier) -> TierInfo
         gmacs=round(variant.macs / 1e9, 3),
         macs_ratio=variant.macs_ratio,
         agreement=model.agreement(tier),
-        measured=_measured(runtime.probe.latest(model.name).get(tier)),
+        measured=_measured(runtime.probe.latest(model.name), tier),
         images_per_s=_images_per_s(runtime, variant),
     )
 
 
-def _measured(counts: Measured | None) -> MeasuredTier | None:
-    if counts is None:
+def _measured(found: Found | None, tier: Tier) -> MeasuredTier | None:
+    if found is None:
         return None
+    counts = found.tiers[tier]
     return MeasuredTier(
         num_pictures=counts.num_pictures,
+        is_complete=found.is_complete,
+        measured_at=datetime.fromtimestamp(int(found.finished), UTC),
         top1=_share(counts.top1),
         top5=_share(counts.top5),
         agreement=_share(counts.agreement),

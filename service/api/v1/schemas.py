@@ -1,5 +1,6 @@
 """The JSON that goes in and out."""
 
+from datetime import datetime
 from typing import Annotated
 
 from pydantic import BaseModel, Field
@@ -80,9 +81,13 @@ class ShareInfo(BaseModel):
 
 
 class MeasuredTier(BaseModel):
-    """What the last complete probe found."""
+    """What the last probe found, in this process or in an earlier one on the same machine."""
 
     num_pictures: int
+    is_complete: bool = Field(
+        description="false: the first pictures of the first probe, which goes on"
+    )
+    measured_at: datetime
     top1: ShareInfo = Field(description="best answer is the label")
     top5: ShareInfo = Field(description="label is among the five best answers")
     agreement: ShareInfo = Field(description="best answer is the unreduced model's")
