@@ -182,7 +182,7 @@ def _publish(parts: Parts, settings: Settings) -> None:
             version("timm"),
             str(placement.device),
             placement.backend,
-            placement.precision,
+            settings.precision,
         ),
         dispatch_reasons=DISPATCH_REASONS,
     )

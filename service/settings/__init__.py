@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from service.backends.options import Backend, Precision
+from service.backends.options import Backend, PrecisionSetting
 from service.errors import SettingsError
 from service.images.options import (
     COLOR,
@@ -59,10 +59,12 @@ class _WhatComputes(BaseSettings):
         "`openvino`: the same, and full batches of the warmed-up tiers by OpenVINO; `auto`: what "
         "is fastest with one copy of the weights, on a GPU with fused kernels where Triton works",
     )
-    precision: Precision = Field(
-        "float32",
-        description="`float32`; on a GPU also `bfloat16`, `float16`; on the CPU with oneDNN also "
-        "`bfloat16`, `int8`. See what it costs with `rapid probe --precision`",
+    precision: PrecisionSetting = Field(
+        "auto",
+        description="`auto`: what this machine has is tried when a model is first loaded, and the "
+        "fastest is taken that answers as `float32` does (`GET /v1/models/NAME` says what was "
+        "found); `float32`: equal answers on all machines; `bfloat16`; on a GPU `float16`; on the "
+        "CPU with oneDNN `int8`",
     )
     num_threads: int = Field(
         0,

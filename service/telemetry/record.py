@@ -7,6 +7,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from http import HTTPStatus
 from time import monotonic
 
@@ -27,6 +28,7 @@ from service.telemetry.events import (
     ProbeDone,
     Result,
     TierMeasured,
+    WayChosen,
 )
 from service.telemetry.metrics import AccuracyMetrics, Metrics
 from service.telemetry.model_statistics import ModelStatistics
@@ -141,6 +143,17 @@ class Record:
             self._metrics.expect_requests(model.name, tier, ((200, "answered"), *self._endings))
         about = model._asdict()
         logger.info("model ready", extra={"model": about.pop("name"), **about})
+
+    def way_chosen(self, way: WayChosen) -> None:
+        """It was decided how a model computes."""
+        for tried in way.tried:
+            self._metrics.precision.tried(way.model, tried)
+            about = {name: one for name, one in asdict(tried).items() if one not in (None, {})}
+            logger.info("precision tried", extra={"model": way.model, **about})
+        self._metrics.precision.chosen(way)
+        about = asdict(way)
+        del about["tried"]
+        logger.info("precision chosen", extra=about)
 
     def answering(self) -> AbstractContextManager[object]:
         """A request is inside for as long as the context lasts."""

@@ -1,10 +1,12 @@
 """GET /v1/models: what is loaded, and what each tier means for it."""
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 
 from fastapi import APIRouter, Depends
 
+from service.accuracy import counts
 from service.accuracy.counts import Share
 from service.accuracy.probe_cache import Found
 from service.api import problems
@@ -13,13 +15,16 @@ from service.api.v1.schemas import (
     MeasuredTier,
     ModelInfo,
     ModelList,
+    PrecisionChoice,
     ShareInfo,
     TierInfo,
     TokenCount,
+    TriedPrecision,
 )
 from service.backends.contract import Variant
 from service.models.served import ServedModel
 from service.runtime.runtime import Runtime
+from service.telemetry.events import WayChosen, WayTried
 from service.tiers import TIERS, Tier
 
 
@@ -51,7 +56,25 @@ def _describe(runtime: Runtime, model: ServedModel) -> ModelInfo:
         max_r=model.limits.max_r,
         methods=list(model.limits.methods),
         default_tier=runtime.settings.default_tier,
+        backend=runtime.ways[model.name].backend,
+        precision=runtime.ways[model.name].precision,
+        precision_choice=_describe_choice(runtime.ways[model.name]),
         tiers=[_describe_tier(runtime, model, tier) for tier in TIERS],
+    )
+
+
+def _describe_choice(way: WayChosen) -> PrecisionChoice:
+    tried = [_describe_tried(one) for one in way.tried]
+    return PrecisionChoice(reason=way.reason, is_remembered=way.is_remembered, tried=tried)
+
+
+def _describe_tried(tried: WayTried) -> TriedPrecision:
+    about = asdict(tried)
+    for name in ("num_agreeing", "seconds"):
+        del about[name]
+    total = tried.num_pictures
+    return TriedPrecision(
+        **about, agreement=_share(counts.share(tried.num_agreeing, total)) if total else None
     )
 
 
@@ -74,14 +97,14 @@ def _describe_tier(runtime: Runtime, model: ServedModel, tier: Tier) -> TierInfo
 def _measured(found: Found | None, tier: Tier) -> MeasuredTier | None:
     if found is None:
         return None
-    counts = found.tiers[tier]
+    measured = found.tiers[tier]
     return MeasuredTier(
-        num_pictures=counts.num_pictures,
+        num_pictures=measured.num_pictures,
         is_complete=found.is_complete,
         measured_at=datetime.fromtimestamp(int(found.finished), UTC),
-        top1=_share(counts.top1),
-        top5=_share(counts.top5),
-        agreement=_share(counts.agreement),
+        top1=_share(measured.top1),
+        top5=_share(measured.top5),
+        agreement=_share(measured.agreement),
     )
 
 
