@@ -12,6 +12,7 @@ from torch import Tensor
 from service import cache
 from service.backends.pixels import Normalization
 from service.errors import ModelLoadError
+from service.images.cut import Cut
 from service.images.shrink import Shrink
 from service.models import labels
 from service.models.tiers_file import CalibrationFile
@@ -44,6 +45,7 @@ from timm.data import (  # noqa: E402
 )
 from timm.data.transforms import MaybeToTensor  # noqa: E402
 from torchvision.transforms import (  # noqa: E402
+    CenterCrop,
     Compose,
     InterpolationMode,
     Normalize,
@@ -174,6 +176,22 @@ def shrink_of(transform: Any) -> Shrink | None:
         return _shrink(first.size, first.interpolation)._replace(max_untouched=MAX_QUICK_PIXELS)
     if type(first) is Resize and first.max_size is None and first.interpolation.name in FILTERS:
         return _shrink(first.size, first.interpolation)
+    return None
+
+
+def cut_of(transform: Any) -> Cut | None:
+    """The resizing and the square crop with which an evaluation transform of timm begins.
+
+    None if it begins with anything else, or with a filter that only Pillow has.
+    """
+    if type(transform) is not Compose:
+        return None
+    match transform.transforms:
+        case [first, crop, *_] if type(first) is Resize and type(crop) is CenterCrop:
+            is_known = first.interpolation in QUICK_INTERPOLATIONS and first.max_size is None
+            height, width = crop.size
+            if is_known and isinstance(first.size, int) and height == width <= first.size:
+                return Cut(first.size, width, FILTERS[first.interpolation.name].value)
     return None
 
 
