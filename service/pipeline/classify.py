@@ -118,7 +118,7 @@ class Pipeline:
         call.tier = chosen.reduction.tier or CUSTOM_TIER
         self.promises.chosen(wanted, call.api_key, forecast)
         if wanted.deadline_ms is not None:
-            call.is_too_tight = self._is_too_tight(variant, sizes, len(pictures), call)
+            call.is_too_tight = _is_too_tight(self, variant, sizes, call)
         may_be_late = self.promises.may_be_late(forecast, terms, call.arrival)
         if may_be_late and self.batcher.is_busy:
             self._require_in_time(forecast, terms, call)
@@ -152,16 +152,6 @@ class Pipeline:
         )
         return chosen, *forecasts[chosen.reduction]
 
-    def _is_too_tight(
-        self, variant: Variant, sizes: Sequence[int], num_images: int, call: Call
-    ) -> bool:
-        """Whether even an idle service would be too slow for the client's own deadline."""
-        assert call.deadline_ms is not None
-        decode_s = self.pool.decodings.alone_s(sizes, variant.model)
-        alone_s = decode_s + self.batcher.alone_s(variant, num_images)
-        expected_s = monotonic() - call.arrival + alone_s
-        return expected_s > promises.PROMISED_SHARE * call.deadline_ms / 1000
-
     def _require_in_time(self, forecast: Expected, terms: Terms, call: Call) -> None:
         """Refuse a request whose answer is expected too late.
 
@@ -191,7 +181,7 @@ class Pipeline:
             # Not timeout_at: the clock of an event loop may count whole milliseconds only.
             async with asyncio.timeout(terms.deadline - monotonic()):
                 try:
-                    pixels, decode_s = await self._pixels(picture, plan)
+                    pixels, decode_s = await _pixels(self.pool, picture, plan)
                 finally:
                     place.decoded()
                 answer = await self.batcher.submit(
@@ -217,11 +207,22 @@ class Pipeline:
             f"not answered within {budget_ms:g} ms, the latency budget", over_s, 0.0
         )
 
-    async def _pixels(self, picture: Picture, plan: Plan) -> tuple[Tensor, float]:
-        if isinstance(picture, Tensor):
-            return picture, 0.0
-        model = plan.model
-        return await self.pool.decode(picture, model.input_spec, model.name, plan.terms)
+
+def _is_too_tight(pipeline: Pipeline, variant: Variant, sizes: Sequence[int], call: Call) -> bool:
+    """Whether even an idle service would be too slow for the client's own deadline."""
+    assert call.deadline_ms is not None
+    decode_s = pipeline.pool.decodings.alone_s(sizes, variant.model)
+    alone_s = decode_s + pipeline.batcher.alone_s(variant, call.num_images)
+    expected_s = monotonic() - call.arrival + alone_s
+    return expected_s > promises.PROMISED_SHARE * call.deadline_ms / 1000
+
+
+async def _pixels(pool: DecodePool, picture: Picture, plan: Plan) -> tuple[Tensor, float]:
+    """The pixels of a picture, and the seconds that decoding took."""
+    if isinstance(picture, Tensor):
+        return picture, 0.0
+    model = plan.model
+    return await pool.decode(picture, model.input_spec, model.name, plan.terms)
 
 
 def _late(terms: Terms, call: Call) -> DeadlineExceededError:
