@@ -164,7 +164,7 @@ class Server:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    """The real server with the bundled model, and no setting but to leave out the probe."""
+    """The real server with the bundled model and no settings but float32 and no probe."""
     server = Server()
     server.wait_until_ready()
     yield server

@@ -66,7 +66,9 @@ def _machine(engine: Engine) -> dict[str, object]:
     is_cpu = engine.device.type == "cpu"
     return {
         "method": METHOD,
-        "device": dict(torch.cpu.get_capabilities()) if is_cpu else torch.cuda.get_device_name(),
+        "device": dict(torch.cpu.get_capabilities())
+        if is_cpu
+        else torch.cuda.get_device_name(engine.device),
         "threads": [engine.num_threads, engine.num_streams],
         "versions": {name: version(name) for name in PACKAGES},
     }

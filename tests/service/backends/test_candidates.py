@@ -29,6 +29,7 @@ def names(ways: tuple[Placement, ...]) -> list[str]:
         (PACKED, "auto", ("amx_bf16", "amx_int8"), [PACKED32, PACKED16, PACKED8, TORCH16]),
         (PACKED, "onednn", ("amx_bf16", "amx_int8"), [PACKED32, PACKED16, PACKED8]),
         (CPU, "torch", ("amx_bf16", "amx_int8"), [PLAIN, TORCH16]),
+        (PACKED._replace(backend="openvino"), "openvino", ("amx_bf16",), ["openvino float32"]),
         (CPU, "auto", ("avx512_bf16", "avx512_vnni"), [PLAIN, TORCH16]),  # without oneDNN
     ],
 )
