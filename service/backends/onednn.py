@@ -3,8 +3,8 @@
 PyTorch passes the weights of a linear layer to oneDNN in PyTorch's layout, and oneDNN converts them
 at every call. Packing converts them once; the results are the same within rounding. The layers can
 also compute in bfloat16, or in int8 with one scale for each output and one for each token, so that
-no answer depends on the other images of its batch. Patches are then embedded in bfloat16. All other
-layers stay float32.
+no answer depends on the other images of its batch. Patches are then embedded in bfloat16. In both,
+attention is computed in bfloat16, except in the last block. All other layers stay float32.
 Source: docs/decisions/0009.
 """
 
