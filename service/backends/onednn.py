@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from service.backends.packable import is_of_patches, is_plain_attention, is_plain_mlp
+
 Precision = Literal["float32", "bfloat16", "int8"]
 ONE_DNN: Any = torch.ops.mkldnn
 QUANTIZED: Any = torch.ops.onednn
@@ -147,7 +149,7 @@ class PackedPatches(nn.Module):
     """The patch embedding: a convolution, computed as a matrix product over the patches."""
 
     def __init__(self, convolution: nn.Conv2d, precision: Precision) -> None:
-        """Take over a convolution whose windows lie side by side, see `_is_of_patches`."""
+        """Take over a convolution whose windows lie side by side, see `is_of_patches`."""
         super().__init__()
         weights = convolution.state_dict()
         weights["weight"] = weights["weight"].flatten(1)
@@ -239,17 +241,17 @@ def pack(model: Any, precision: Precision) -> None:
         precision: of the products in the blocks. If it is not float32, the patches are embedded
             in bfloat16; in float32, the model's own convolution is as fast.
     """
-    if precision != "float32" and _is_of_patches(getattr(model.patch_embed, "proj", None)):
+    if precision != "float32" and is_of_patches(getattr(model.patch_embed, "proj", None)):
         model.patch_embed.proj = PackedPatches(model.patch_embed.proj, "bfloat16")
     blocks = list(model.blocks)
     num_tokens = model.patch_embed.num_patches + model.num_prefix_tokens
     at_once = range(num_tokens, WHOLE_IMAGES * num_tokens + 1, num_tokens)
     for block in blocks:
-        if _is_plain_mlp(block.mlp):
+        if is_plain_mlp(block.mlp):
             fc1 = PackedLinear(block.mlp.fc1, precision, with_gelu=True)
             block.mlp = PackedMlp(fc1, PackedLinear(block.mlp.fc2, precision), at_once)
         is_last = block is blocks[-1]
-        if precision != "float32" and not is_last and _is_plain_attention(block.attn):
+        if precision != "float32" and not is_last and is_plain_attention(block.attn):
             qkv = PackedLinear(block.attn.qkv, precision, dtype=torch.bfloat16, at_once=at_once)
             block.attn.qkv = qkv
             # PyTorch's fused attention is slower in bfloat16 on a CPU than two products.
@@ -271,33 +273,6 @@ def unpacked(module: nn.Module) -> nn.Module:
         if isinstance(layer, PackedMlp)
     }
     return copy.deepcopy(module, plain | mlps)  # layers in the memo count as copied
-
-
-def _is_plain_mlp(mlp: Any) -> bool:
-    """Whether this is timm's `Mlp` with the exact GELU and nothing else between its layers."""
-    layers = [getattr(mlp, name, None) for name in ("fc1", "fc2")]
-    act = getattr(mlp, "act", None)
-    return (
-        all(type(layer) is nn.Linear for layer in layers)
-        and type(act) is nn.GELU
-        and act.approximate == "none"
-        and isinstance(getattr(mlp, "norm", None), nn.Identity)
-    )
-
-
-def _is_plain_attention(attn: Any) -> bool:
-    """Whether nothing between its linear layers needs float32."""
-    norms = [getattr(attn, name, None) for name in ("q_norm", "k_norm", "norm")]
-    return type(attn.qkv) is nn.Linear and all(isinstance(norm, nn.Identity) for norm in norms)
-
-
-def _is_of_patches(layer: Any) -> bool:
-    """Whether this is a convolution whose windows lie side by side."""
-    return (
-        type(layer) is nn.Conv2d
-        and layer.stride == layer.kernel_size
-        and (layer.padding, layer.dilation, layer.groups) == ((0, 0), (1, 1), 1)
-    )
 
 
 def _round_up(num_rows: int) -> int:
