@@ -20,6 +20,8 @@ TIE = 0.99
 """classes whose probabilities in float32 have at least this quotient are one answer"""
 LEAST_GAIN = 1.05
 """speed-up from which on it is worth giving up the answers of float32"""
+FURTHER_GAIN = 1.1
+"""speed-up over a way that stands before it from which on another one is worth a comparison"""
 
 
 class Counted(NamedTuple):
@@ -56,11 +58,11 @@ def fastest(ways: Sequence[Way]) -> int:
     """The index of the way to take, or to compare with float32 next.
 
     Args:
-        ways: float32 first, which is always allowed.
+        ways: float32 first, which is always allowed; the more exact ones before others.
     """
     best = 0
     for index, way in enumerate(ways[1:], start=1):
-        least = LEAST_GAIN if best == 0 else ways[best].speed_up
+        least = LEAST_GAIN if best == 0 else FURTHER_GAIN * ways[best].speed_up
         if not way.is_refused and way.speed_up > least:
             best = index
     return best

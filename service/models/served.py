@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 import rapid_core
-from service import tiers
+from service import cache, tiers
 from service.backends.contract import Variant
 from service.backends.pixels import Normalization
 from service.backends.placement import Placement
@@ -44,8 +44,8 @@ class ServedModel:
                 of another model.
         """
         self.name = name
-        self.fingerprint = timm_models.fingerprint(loaded)
-        """changes with the weights, the labels, the transform or the calibration"""
+        self.fingerprint = cache.fingerprint(timm_models.fingerprint(loaded), *placement)
+        """changes with weights, labels, transform, calibration, and with how the model computes"""
         self.architecture = loaded.architecture
         self.labels = loaded.labels
         self.input_size = loaded.input_size

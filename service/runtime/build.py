@@ -125,7 +125,7 @@ def _in_spare_time(batcher: Batcher[Variant]) -> Infer:
 def _probe_cache(settings: Settings, engine: Engine) -> ProbeCache:
     """The results of earlier probes that were computed in the same way."""
     gpu = devices.name(engine.device)
-    computes = (gpu, *map(str, engine.placement), settings.resize, settings.color)
+    computes = (gpu, settings.resize, settings.color)
     return ProbeCache(Cache(settings.cache_dir), computes)
 
 

@@ -5,7 +5,6 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ import torch
 from service.backends import candidates
 from service.backends.engine import Engine
 from service.backends.placement import Placement
+from service.cache import Cache
 from service.models import catalog, timm_models
 from service.runtime import remembered, trial_process
 from service.settings import Settings
@@ -20,10 +20,7 @@ from service.telemetry.events import WayChosen
 
 logger = logging.getLogger(__name__)
 
-METHOD = 1
-"""number of the way in which is tried; another one makes remembered trials invalid"""
 OF_A_MODEL = ("config.json", "model.safetensors", timm_models.CALIBRATION)
-PACKAGES = ("rapid-vit", "torch", "timm")
 
 
 async def choose(setting: str, settings: Settings, engine: Engine) -> tuple[Placement, WayChosen]:
@@ -44,7 +41,8 @@ async def choose(setting: str, settings: Settings, engine: Engine) -> tuple[Plac
         "ways": [[way.backend, way.precision] for way in ways],
         "settings": [settings.resize, settings.color, list(settings.warmup_tiers)],
     }
-    found = await asyncio.to_thread(remembered.find, about, folder)
+    kept = Cache(settings.cache_dir)
+    found = await asyncio.to_thread(remembered.find, about, kept)
     if found is None or _place_of(found, ways) is None:
         tried = [f"{way.backend} {way.precision}" for way in ways]
         logger.info("trying precisions", extra={"model": name, "tried": tried})
@@ -52,7 +50,7 @@ async def choose(setting: str, settings: Settings, engine: Engine) -> tuple[Plac
         if found is None:
             return reference, WayChosen(name, reference.backend, reference.precision, "failed")
         if all(tried.verdict != "failed" for tried in found.tried):
-            await asyncio.to_thread(remembered.keep, found, about, folder)
+            await asyncio.to_thread(remembered.keep, found, about, kept)
     return _place_of(found, ways) or reference, replace(found, model=name)
 
 
@@ -65,12 +63,10 @@ def _machine(engine: Engine) -> dict[str, object]:
     """What the figures of a trial depend on, besides the model and the settings."""
     is_cpu = engine.device.type == "cpu"
     return {
-        "method": METHOD,
         "device": dict(torch.cpu.get_capabilities())
         if is_cpu
         else torch.cuda.get_device_name(engine.device),
         "threads": [engine.num_threads, engine.num_streams],
-        "versions": {name: version(name) for name in PACKAGES},
     }
 
 

@@ -34,7 +34,7 @@ PASSES = 2
 MOST_PICTURES = 400
 """most pictures to compare on"""
 FEWEST_PICTURES = 100
-COMPARED_S = 10.0
+COMPARED_S = 6.0
 """seconds for the answers of float32; a slower machine compares on fewer pictures"""
 FAILURES = (InferenceError, ModelLoadError, RuntimeError)
 """errors of a way that cannot compute the model"""

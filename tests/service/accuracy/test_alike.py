@@ -17,6 +17,8 @@ FLOAT32 = Way(1.0)
         ([], 0),
         ([Way(2.0), Way(3.0)], 2),
         ([Way(3.0), Way(2.0)], 1),
+        ([Way(2.0), Way(2.1)], 1),  # not worth another comparison
+        ([Way(2.0), Way(1.9), Way(2.3)], 3),
         ([Way(3.0, is_refused=True), Way(2.0)], 2),
         ([Way(3.0, is_refused=True), Way(2.0, is_refused=True)], 0),
         ([Way(alike.LEAST_GAIN)], 0),  # not worth giving up the answers of float32
