@@ -107,6 +107,38 @@ PROCESS = (
         description="What each replica runs. Two versions for long: an update that stopped.",
         width=24,
     ),
+    Panel(
+        kind="table",
+        title="Precision of each model",
+        unit="short",
+        queries={"": f"rapid_model_precision_info{{{REPLICA}}}"},
+        description="How each replica computes a model, and why. Where replicas differ, their "
+        "processors do, or a trial failed on one of them.",
+        width=12,
+    ),
+    Panel(
+        kind="lines",
+        title="Precisions that were tried: images per second",
+        unit="short",
+        queries={
+            "{{precision}}, {{backend}}, {{tier}}": "max by (precision, backend, tier) "
+            f"(rapid_precision_trial_images_per_second{{{REPLICA}}})"
+        },
+        description="What a trial measured at the first start on this machine.",
+        width=6,
+    ),
+    Panel(
+        kind="lines",
+        title="Precisions that were tried: answers as in float32",
+        unit="percentunit",
+        queries={
+            "{{precision}}, {{backend}}": "min by (precision, backend) "
+            f"(rapid_precision_trial_agreement_ratio{{{REPLICA}}})"
+        },
+        description="Share of the pictures that `exact` answers as in float32. Below 99 %, a "
+        "precision is not taken.",
+        width=6,
+    ),
 )
 
 BOARD = Board(
