@@ -1,5 +1,6 @@
 """An attention pass that also returns queries and keys, and the importance computed from them."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -23,6 +24,17 @@ class AttentionPass(NamedTuple):
     """(B, 1, 1, N), added to the attention logits; None: nothing was added."""
     scale: float
     """factor of the logits, 1 / sqrt(D)."""
+
+
+Weigh = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
+"""queries (B, H, Q, D), keys and values (B, H, N, D), bias (B, 1, 1, N) or None, scale of the logits
+-> the values weighted by attention, (B, H, Q, D)"""
+
+
+def weigh_of(attn: Attention) -> Weigh | None:
+    """The way to weigh values that the owner of a layer has put there as `weigh`, for inference."""
+    found: Weigh | None = getattr(attn, "weigh", None)
+    return found
 
 
 def size_bias(size: Tensor) -> Tensor:
@@ -85,10 +97,13 @@ def _weighted(attn: Attention, parts: tuple[Tensor, Tensor, Tensor], bias: Tenso
     """The values, weighted by attention: (B, H, Q, D).
 
     Args:
-        attn: where it is not `fused_attn`, two products with a softmax between them, as in timm.
+        attn: where it has a `Weigh` of its own, that; where it is not `fused_attn`, two products
+            with a softmax between them, as in timm.
         parts: queries (B, H, Q, D), keys and values (B, H, N, D).
         bias: (B, 1, 1, N), added to the logits; None: nothing is added.
     """
+    if (weigh := weigh_of(attn)) is not None:
+        return weigh(*parts, bias, attn.scale)
     if attn.fused_attn:
         return F.scaled_dot_product_attention(
             *parts,

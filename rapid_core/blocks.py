@@ -5,7 +5,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from rapid_core.attention import attend, attend_from_prefix
+from rapid_core.attention import attend, attend_from_prefix, weigh_of
 from rapid_core.contract import Decision, Evidence, ReductionPlan
 from rapid_core.errors import InvalidScheduleError
 from rapid_core.plans import Plan
@@ -104,7 +104,8 @@ def run_block(
     Returns:
         N - R tokens.
     """
-    if decision.num_removed == 0 and decision.remember is None and tokens.size is None:
+    is_whole = decision.num_removed == 0 and decision.remember is None and tokens.size is None
+    if is_whole and weigh_of(block.attn) is None:
         on_plan(None)
         # The model's own block: its result, bit for bit.
         return tokens._replace(x=block(tokens.x))

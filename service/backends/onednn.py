@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from service.backends.attention import by_image
 from service.backends.packable import is_of_patches, is_plain_attention, is_plain_mlp
 
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -263,8 +264,7 @@ def pack(model: Any, precision: Precision) -> None:
         if precision != "float32" and not is_last and is_plain_attention(block.attn):
             qkv = PackedLinear(block.attn.qkv, precision, dtype=torch.bfloat16, at_once=at_once)
             block.attn.qkv = qkv
-            # PyTorch's fused attention is slower in bfloat16 on a CPU than two products.
-            block.attn.fused_attn = False
+            block.attn.weigh = by_image
         for parent in list(block.modules()):
             for name, layer in list(parent.named_children()):
                 # The last block needs queries for the prefix tokens only, so it uses part of `qkv`.

@@ -1,6 +1,7 @@
 """Weights laid out for the CPU: the same answers within what the precision promises."""
 
 import itertools
+import math
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 import rapid_core
+from rapid_core.attention import weigh_of
 from service.backends import onednn
+from service.backends.attention import by_image
 from service.backends.onednn import PackedLinear
 from service.backends.placement import CPU, Placement, choose
 from service.errors import SettingsError
@@ -220,8 +223,27 @@ def test_attention_is_computed_in_the_fast_precision(
         assert (first.qkv(x).dtype == torch.bfloat16) == is_narrow
         assert first(x).dtype == torch.float32
         assert last.qkv(x).dtype == torch.float32
-    assert first.fused_attn != is_narrow
-    assert last.fused_attn
+    assert (weigh_of(first) is by_image) == is_narrow
+    assert weigh_of(last) is None
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("num_queries", [1, 9])
+def test_attention_by_image_is_softmax_attention(num_queries: int, has_bias: bool) -> None:
+    """Against plain loops in float64."""
+    torch.manual_seed(0)
+    B, H, N, D, scale = 3, 2, 9, 4, 0.5
+    queries = torch.randn(B, H, num_queries, D, dtype=torch.float64)
+    keys, values = torch.randn(2, B, H, N, D, dtype=torch.float64)
+    bias = torch.randn(B, 1, 1, N, dtype=torch.float64) if has_bias else None
+    found = by_image(queries, keys, values, bias, scale)
+    for b, h, q in itertools.product(range(B), range(H), range(num_queries)):
+        logits = [float(queries[b, h, q] @ keys[b, h, n]) * scale for n in range(N)]
+        if bias is not None:
+            logits = [logit + float(bias[b, 0, 0, n]) for n, logit in enumerate(logits)]
+        weights = [math.exp(logit) for logit in logits]
+        expected = sum(w * values[b, h, n] for n, w in enumerate(weights)) / sum(weights)
+        assert torch.allclose(found[b, h, q], expected)
 
 
 def test_an_image_gets_the_same_whoever_shares_its_batch() -> None:
