@@ -33,24 +33,39 @@ def macs(model: nn.Module) -> int:
     return _macs(vit, blocks.reduction.num_removed, prefix_only=blocks.prefix_only)
 
 
+def share_of_macs(vit: VisionTransformer, macs_ratio: float) -> float:
+    """A share of the multiply-adds of a model that removes nothing.
+
+    Raises:
+        InvalidScheduleError: the share is not in (0, 1].
+    """
+    if not isinstance(macs_ratio, int | float) or not 0 < macs_ratio <= 1:
+        raise InvalidScheduleError(f"macs_ratio = {macs_ratio!r} must lie in (0, 1]")
+    return macs_ratio * schedule_macs(vit, (0,) * len(vit.blocks), prefix_only=False)
+
+
 def closest_from_below(
     vit: VisionTransformer,
     method: Method,
     layout: TokenLayout,
-    macs_ratio: float,
+    budget: float,
     *,
     prefix_only: bool,
 ) -> int | tuple[int, ...]:
-    """The r whose multiply-adds come closest to a share of the model's own, from below.
+    """The r whose multiply-adds come closest to a budget, from below.
 
     Methods that read a list as one number per block get a list of r and r - 1, which comes closer.
 
+    Args:
+        vit: the model, for the size of its images.
+        method: decides how many tokens go where.
+        layout: of the model.
+        budget: multiply-adds of one image, see `share_of_macs`.
+        prefix_only: as for `patch`.
+
     Raises:
-        InvalidScheduleError: the share is not in (0, 1], or no schedule gets below it.
+        InvalidScheduleError: no schedule gets below the budget.
     """
-    if not isinstance(macs_ratio, int | float) or not 0 < macs_ratio <= 1:
-        raise InvalidScheduleError(f"macs_ratio = {macs_ratio!r} must lie in (0, 1]")
-    budget = macs_ratio * macs(cast(nn.Module, vit))
 
     def fits(r: int | tuple[int, ...]) -> bool:
         return _macs(vit, method.plan(r, layout).num_removed, prefix_only=prefix_only) <= budget
@@ -59,7 +74,8 @@ def closest_from_below(
     r = next((r for r in range(most + 1) if fits(r)), None)
     if r is None:
         raise InvalidScheduleError(
-            f"macs_ratio = {macs_ratio} cannot be reached: even r = {most} costs more"
+            f"macs_ratio cannot be reached: even r = {most} costs more than {budget:.4g} "
+            "multiply-adds"
         )
     schedule = (r,) * layout.num_blocks
     if method.plan(schedule, layout).schedule != method.plan(r, layout).schedule:

@@ -1,6 +1,5 @@
 """Turn a timm Vision Transformer into one that removes tokens in its blocks."""
 
-import copy
 from types import MethodType
 from typing import cast
 
@@ -8,9 +7,11 @@ from torch import Tensor, nn
 
 from rapid_core.attention import size_bias
 from rapid_core.blocks import ReducedBlocks
-from rapid_core.contract import TokenLayout
-from rapid_core.cost import closest_from_below
+from rapid_core.contract import ReductionPlan, TokenLayout
+from rapid_core.cost import closest_from_below, share_of_macs
 from rapid_core.errors import InvalidScheduleError
+from rapid_core.inputs.resize import InputSize, at_own_size, resized
+from rapid_core.inputs.sharing import shallow_copy
 from rapid_core.matching import fused
 from rapid_core.methods import create_method, require_one_amount
 from rapid_core.schedule import PAPER_PRUNE_BLOCKS, Reductions, named_schedule
@@ -28,6 +29,7 @@ def patch(  # noqa: PLR0913 - all but r are named options
     macs_ratio: float | None = None,
     schedule: str = "constant",
     method: str = "rapid",
+    input_size: InputSize | None = None,
     prefix_only: bool = False,
     fused_kernels: bool = True,
     **options: float | None,
@@ -49,6 +51,10 @@ def patch(  # noqa: PLR0913 - all but r are named options
         schedule: what an integer r means: "constant"; "decreasing", from 2 r to 0; or "paper",
             RAPID's own: 4 blocks that prune, 8 that merge, nothing after.
         method: a name in `METHODS`; docs/methods.md describes them.
+        input_size: side of the images that the result takes, in pixels, or (height, width); a
+            multiple of the patch size. The position embedding is resampled to that grid of patches,
+            the other weights are used as they are. A `macs_ratio` stays a share of the model's
+            multiply-adds at its own size. None: the model's own size.
         prefix_only: let the last block of a CLS-pooled model compute the prefix tokens alone, which
             the head reads: the same logits within rounding, for less work. `forward_features` then
             returns the prefix tokens alone.
@@ -60,24 +66,17 @@ def patch(  # noqa: PLR0913 - all but r are named options
             False.
 
     Returns:
-        A module from images (B, 3, S, S) to logits (B, K).
+        A module from images (B, 3, S, S) to logits (B, K); with `input_size`, of that size only.
 
     Raises:
-        UnsupportedModelError: the model has a part whose result cannot be reproduced.
-        InvalidScheduleError: `r`, `macs_ratio`, `schedule`, `method` or an option is not possible
-            for this model.
+        UnsupportedModelError: the model has a part whose result cannot be reproduced, or, with
+            `input_size`, one that is made for one size.
+        InvalidScheduleError: `r`, `macs_ratio`, `schedule`, `method`, `input_size` or an option is
+            not possible for this model.
     """
-    vit = check_model(model)
-    layout = TokenLayout(
-        num_blocks=len(vit.blocks),
-        num_prefix_tokens=vit.num_prefix_tokens,
-        has_class_token=vit.has_class_token,
-        grid_size=vit.patch_embed.grid_size,
-        is_grid_fixed=not vit.dynamic_img_size,
-        fused_kernels=fused_kernels,
-    )
-    if fused_kernels:
-        fused.is_available(next(model.parameters()).device)  # tries the GPU now, not in a forward
+    own = at_own_size(check_model(model))
+    vit = own if input_size is None else resized(own, input_size)
+    layout = _layout(vit, is_grid_fixed=input_size is not None, fused_kernels=fused_kernels)
     if schedule == "paper" and method == "rapid":
         options = {"num_prune_blocks": min(PAPER_PRUNE_BLOCKS, layout.num_blocks), **options}
     chosen = create_method(method, options)
@@ -90,29 +89,41 @@ def patch(  # noqa: PLR0913 - all but r are named options
     if macs_ratio is not None:
         if schedule != "constant":
             raise InvalidScheduleError(f"schedule = {schedule!r} needs r, not macs_ratio")
-        r = closest_from_below(vit, chosen, layout, macs_ratio, prefix_only=prefix_only)
-    reduced = shallow_copy(model)
+        budget = share_of_macs(own, macs_ratio)
+        r = closest_from_below(vit, chosen, layout, budget, prefix_only=prefix_only)
+    plan = chosen.plan(named_schedule(schedule, 0 if r is None else r, layout.num_blocks), layout)
+    return _with_plan(vit, plan, layout, prefix_only=prefix_only)
+
+
+def _layout(vit: VisionTransformer, *, is_grid_fixed: bool, fused_kernels: bool) -> TokenLayout:
+    """What a method is told about a model. Tries the GPU now, not in a forward."""
+    if fused_kernels:
+        fused.is_available(next(cast(nn.Module, vit).parameters()).device)
+    return TokenLayout(
+        num_blocks=len(vit.blocks),
+        num_prefix_tokens=vit.num_prefix_tokens,
+        has_class_token=vit.has_class_token,
+        grid_size=vit.patch_embed.grid_size,
+        is_grid_fixed=is_grid_fixed or not vit.dynamic_img_size,
+        fused_kernels=fused_kernels,
+    )
+
+
+def _with_plan(
+    vit: VisionTransformer, plan: ReductionPlan, layout: TokenLayout, *, prefix_only: bool
+) -> nn.Module:
+    """A shallow copy of a model that reduces its tokens by a plan."""
+    reduced = shallow_copy(cast(nn.Module, vit))
     reduced.blocks = ReducedBlocks(
         vit.blocks,
-        chosen.plan(named_schedule(schedule, 0 if r is None else r, layout.num_blocks), layout),
+        plan,
         num_tokens=layout.num_tokens,
         num_prefix_tokens=layout.num_prefix_tokens,
         prefix_only=prefix_only,
     )
-    reduced.blocks.training = model.training
+    reduced.blocks.training = reduced.training
     reduced.forward = MethodType(_forward, reduced)
     return reduced
-
-
-def shallow_copy(model: nn.Module) -> nn.Module:
-    """A copy of a module: its own dictionaries, the same children, parameters and buffers."""
-    twin = copy.copy(model)
-    for name, value in vars(model).items():
-        if isinstance(value, dict | set):
-            vars(twin)[name] = copy.copy(value)
-    if isinstance(forward := vars(twin).get("forward"), MethodType):
-        twin.forward = MethodType(forward.__func__, twin)
-    return twin
 
 
 def _forward(model: VisionTransformer, images: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from rapid_core.blocks import OnPlan, ReducedBlocks
 from rapid_core.errors import UnsupportedModelError
-from rapid_core.patch import shallow_copy
+from rapid_core.inputs.sharing import shallow_copy
 from rapid_core.plans import FusePlan, MergePlan, Plan
 from rapid_core.tokens import Tokens
 
