@@ -41,12 +41,19 @@ class Evidence(NamedTuple):
     """N tokens; in a block, after the attention's residual."""
     block_attention: AttentionPass | None = None
     """of the block; None before the first block. Decisions in a block read `attention`."""
+    compared: Tensor | None = None
+    """(B, H, N, D), what matching compares; None: the block's keys. It reads `features`."""
 
     @property
     def attention(self) -> AttentionPass:
         """The attention pass of the block."""
         assert self.block_attention is not None, "there is no attention before the first block"
         return self.block_attention
+
+    @property
+    def features(self) -> Tensor:
+        """What matching compares, averaged over H: (B, H, N, D)."""
+        return self.attention.keys if self.compared is None else self.compared
 
 
 Planner = Callable[[Evidence, int], Plan]

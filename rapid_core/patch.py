@@ -32,7 +32,7 @@ def patch(  # noqa: PLR0913 - all but r are named options
     input_size: InputSize | None = None,
     prefix_only: bool = False,
     fused_kernels: bool = True,
-    **options: float | None,
+    **options: float | str | None,
 ) -> nn.Module:
     """Give a model a token-reduction schedule.
 
@@ -63,7 +63,7 @@ def patch(  # noqa: PLR0913 - all but r are named options
             the model is moved to it later. False: PyTorch always matches the tokens.
         **options: the method's own; for "rapid": `similarity_threshold` = 0.7, `num_prune_blocks` =
             first third, `importance_weight` = 50.0, `importance_top` = 0.2, `clamp_importance` =
-            False.
+            False, `match_on` = "key".
 
     Returns:
         A module from images (B, 3, S, S) to logits (B, K); with `input_size`, of that size only.

@@ -59,7 +59,9 @@ def reduce(seen: Seen, num_removed: int, options: Options) -> list[Token]:
 
 def by_matching(seen: Seen, num_removed: int, options: Options) -> list[Token]:
     """Pair sources with destinations and remove the first of the pairs' sources."""
-    similarity = cosines(seen.keys, *split(seen.tokens, seen.num_prefix))
+    on_tokens = options.match_on == "token"
+    features = [token.x for token in seen.tokens] if on_tokens else seen.keys
+    similarity = cosines(features, *split(seen.tokens, seen.num_prefix))
     if options.method == "rapid":
         early = seen.layer < first(seen.num_blocks // 3, options)
         choose = stage_r if early else stage_i

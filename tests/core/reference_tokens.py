@@ -24,6 +24,7 @@ class Options:
     importance_top: float = 0.2
     clamp_importance: bool = False
     fuse: bool = False
+    match_on: str = "key"
 
 
 @dataclass(frozen=True)
