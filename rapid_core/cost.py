@@ -7,7 +7,7 @@ from typing import cast
 from torch import nn
 
 from rapid_core.blocks import ReducedBlocks
-from rapid_core.contract import Method, TokenLayout
+from rapid_core.contract import Method, ReductionPlan, TokenLayout
 from rapid_core.errors import InvalidScheduleError, UnsupportedModelError
 from rapid_core.schedule import BlockCost, capped, removable
 from rapid_core.vit import Block, VisionTransformer, check_model
@@ -30,7 +30,7 @@ def macs(model: nn.Module) -> int:
     blocks = vit.blocks
     if not isinstance(blocks, ReducedBlocks):
         return schedule_macs(vit, (0,) * len(blocks), prefix_only=False)
-    return _macs(vit, blocks.reduction.num_removed, prefix_only=blocks.prefix_only)
+    return _plan_macs(vit, blocks.reduction, prefix_only=blocks.prefix_only)
 
 
 def share_of_macs(vit: VisionTransformer, macs_ratio: float) -> float:
@@ -68,7 +68,7 @@ def closest_from_below(
     """
 
     def fits(r: int | tuple[int, ...]) -> bool:
-        return _macs(vit, method.plan(r, layout).num_removed, prefix_only=prefix_only) <= budget
+        return _plan_macs(vit, method.plan(r, layout), prefix_only=prefix_only) <= budget
 
     most = removable(layout.num_tokens, layout.num_prefix_tokens)
     r = next((r for r in range(most + 1) if fits(r)), None)
@@ -97,6 +97,14 @@ def refine(schedule: tuple[int, ...], fits: Callable[[tuple[int, ...]], bool]) -
 def schedule_macs(vit: VisionTransformer, schedule: tuple[int, ...], *, prefix_only: bool) -> int:
     """Multiply-adds of one image with a number of tokens to remove in each block."""
     return _macs(vit, (0, *schedule), prefix_only=prefix_only)
+
+
+def _plan_macs(vit: VisionTransformer, plan: ReductionPlan, *, prefix_only: bool) -> int:
+    """Multiply-adds of one image with a method's plan."""
+    total = _macs(vit, plan.num_removed, prefix_only=prefix_only)
+    if plan.looks_at_half_size:
+        total += vit.patch_embed.num_patches // 4 * _patch_weights(vit)
+    return total
 
 
 def _macs(vit: VisionTransformer, wanted: Sequence[int], *, prefix_only: bool) -> int:

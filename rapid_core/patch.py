@@ -10,6 +10,7 @@ from rapid_core.blocks import ReducedBlocks
 from rapid_core.contract import ReductionPlan, TokenLayout
 from rapid_core.cost import closest_from_below, share_of_macs
 from rapid_core.errors import InvalidScheduleError
+from rapid_core.inputs.half_size import at_half_size, prepare_half_size
 from rapid_core.inputs.resize import InputSize, at_own_size, resized
 from rapid_core.inputs.sharing import shallow_copy
 from rapid_core.matching import fused
@@ -63,14 +64,14 @@ def patch(  # noqa: PLR0913 - all but r are named options
             the model is moved to it later. False: PyTorch always matches the tokens.
         **options: the method's own; for "rapid": `similarity_threshold` = 0.7, `num_prune_blocks` =
             first third, `importance_weight` = 50.0, `importance_top` = 0.2, `clamp_importance` =
-            False, `match_on` = "key".
+            False, `match_on` = "key", `flat_cells` = 0.
 
     Returns:
         A module from images (B, 3, S, S) to logits (B, K); with `input_size`, of that size only.
 
     Raises:
         UnsupportedModelError: the model has a part whose result cannot be reproduced, or, with
-            `input_size`, one that is made for one size.
+            `input_size` or `flat_cells`, one that is made for one size.
         InvalidScheduleError: `r`, `macs_ratio`, `schedule`, `method`, `input_size` or an option is
             not possible for this model.
     """
@@ -123,6 +124,10 @@ def _with_plan(
     )
     reduced.blocks.training = reduced.training
     reduced.forward = MethodType(_forward, reduced)
+    vars(reduced).pop("forward_features", None)  # of a patched model
+    if plan.looks_at_half_size:
+        prepare_half_size(cast(VisionTransformer, reduced))
+        vars(reduced)["forward_features"] = MethodType(_forward_features, reduced)
     return reduced
 
 
@@ -133,14 +138,28 @@ def _forward(model: VisionTransformer, images: Tensor) -> Tensor:
     a forward, so the model's own forward cannot do this. Attention masks and gradient checkpointing
     are not supported: with them, timm would run the blocks without the reduction.
     """
-    x = model.patch_drop(model._pos_embed(model.patch_embed(images)))
-    tokens = cast(ReducedBlocks, model.blocks).run(model.norm_pre(x))
+    tokens = _run_blocks(model, images)
     x = model.norm(tokens.x)
     if tokens.size is None or model.global_pool not in WEIGHTED_POOLINGS:
         return model.forward_head(x)
     pooled = _pool(model, Tokens(x, tokens.size))
     logits: Tensor = model.head(model.head_drop(model.fc_norm(pooled)))
     return logits
+
+
+def _forward_features(model: VisionTransformer, images: Tensor) -> Tensor:
+    """The tokens left, (B, M, C), where timm's own would not show the blocks the image."""
+    x: Tensor = model.norm(_run_blocks(model, images).x)
+    return x
+
+
+def _run_blocks(model: VisionTransformer, images: Tensor) -> Tokens:
+    """Embed images (B, 3, S, S) and run the blocks on them."""
+    x = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))
+    blocks = cast(ReducedBlocks, model.blocks)
+    if not blocks.reduction.looks_at_half_size:
+        return blocks.run(x)
+    return blocks.run(x, half_size=at_half_size(model, images))
 
 
 def _pool(model: VisionTransformer, tokens: Tokens) -> Tensor:

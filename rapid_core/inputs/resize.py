@@ -41,17 +41,15 @@ def resized(vit: VisionTransformer, input_size: InputSize) -> VisionTransformer:
         UnsupportedModelError: it has a part that is made for one size.
         InvalidScheduleError: the size is not possible for this model.
     """
-    _check_parts(vit)
-    size = _checked(input_size, vit.patch_embed.patch_size)
-    grid = (size[0] // vit.patch_embed.patch_size[0], size[1] // vit.patch_embed.patch_size[1])
-    embed = cast(PatchEmbed, shallow_copy(cast(nn.Module, vit.patch_embed)))
-    embed.img_size, embed.grid_size, embed.num_patches = size, grid, math.prod(grid)
-    embed.strict_img_size = True
+    check_resizable(vit, "input_size")
+    embed = resized_embed(vit.patch_embed, _checked(input_size, vit.patch_embed.patch_size))
     twin = cast(VisionTransformer, shallow_copy(cast(nn.Module, vit)))
     twin.patch_embed = embed
     positions = None
     if vit.pos_embed is not None:
-        positions = ResampledPositions(vit.patch_embed.grid_size, grid, _num_embedded_prefix(vit))
+        positions = ResampledPositions(
+            vit.patch_embed.grid_size, embed.grid_size, num_embedded_prefix(vit)
+        )
         positions.of(vit.pos_embed.detach())  # now, not in the first forward
         vars(twin)["_pos_embed"] = MethodType(_pos_embed, twin)
     vars(twin)[_RESIZED] = _Resized(vit.patch_embed, positions)
@@ -68,36 +66,66 @@ def at_own_size(vit: VisionTransformer) -> VisionTransformer:
     return twin
 
 
-class _WithPositions:
-    """A model with another position embedding, for as long as one call of a method takes."""
+def resized_embed(embed: PatchEmbed, size: tuple[int, int]) -> PatchEmbed:
+    """A patch embedding for images of one other size: a shallow copy that shares its weights.
 
-    def __init__(self, model: VisionTransformer, pos_embed: Tensor) -> None:
+    Args:
+        embed: timm's `PatchEmbed`.
+        size: (height, width), multiples of the patch size.
+    """
+    twin = cast(PatchEmbed, shallow_copy(cast(nn.Module, embed)))
+    grid = (size[0] // embed.patch_size[0], size[1] // embed.patch_size[1])
+    twin.img_size, twin.grid_size, twin.num_patches = size, grid, math.prod(grid)
+    twin.strict_img_size = True
+    return twin
+
+
+class _WithParts:
+    """A model with some other parts, for as long as one call of a method takes."""
+
+    def __init__(self, model: VisionTransformer, **parts: object) -> None:
         self._model = model
-        self.pos_embed = pos_embed
+        vars(self).update(parts)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
 
-def _pos_embed(model: VisionTransformer, x: Tensor) -> Tensor:
-    """The model's own `_pos_embed`, with the resampled embedding: (B, n, C) -> (B, N, C).
+def embed_positions(
+    model: VisionTransformer, x: Tensor, positions: Tensor | None, embed: PatchEmbed
+) -> Tensor:
+    """The model's own `_pos_embed` with another position embedding: (B, n, C) -> (B, N, C).
 
     Where the prefix tokens go, and whether they have a position, is the model's own affair.
     """
-    assert model.pos_embed is not None
-    positions = vars(model)[_RESIZED].positions.of(model.pos_embed)
-    embedded: Tensor = type(model)._pos_embed(
-        cast(VisionTransformer, _WithPositions(model, positions)), x
-    )
+    other = _WithParts(model, pos_embed=positions, patch_embed=embed)
+    embedded: Tensor = type(model)._pos_embed(cast(VisionTransformer, other), x)
     return embedded
 
 
-def _num_embedded_prefix(vit: VisionTransformer) -> int:
+def positions_of(model: VisionTransformer) -> Tensor | None:
+    """The position embedding of a model for the size of its images; None where it has none."""
+    if model.pos_embed is None or _RESIZED not in vars(model):
+        return model.pos_embed
+    resampled: Tensor = vars(model)[_RESIZED].positions.of(model.pos_embed)
+    return resampled
+
+
+def _pos_embed(model: VisionTransformer, x: Tensor) -> Tensor:
+    return embed_positions(model, x, positions_of(model), model.patch_embed)
+
+
+def num_embedded_prefix(vit: VisionTransformer) -> int:
+    """Number of prefix tokens that have a position of their own."""
     return 0 if vit.no_embed_class else vit.num_prefix_tokens
 
 
-def _check_parts(vit: VisionTransformer) -> None:
+def check_resizable(vit: VisionTransformer, wish: str) -> None:
     """Refuse a model with a part that is made for one size.
+
+    Args:
+        vit: a model, resized or not.
+        wish: the argument that needs another size.
 
     Raises:
         UnsupportedModelError: it names the part, and says what is supported.
@@ -105,22 +133,23 @@ def _check_parts(vit: VisionTransformer) -> None:
     kind, embed = type(vit).__name__, vit.patch_embed
     if type(embed).__name__ != "PatchEmbed":
         raise UnsupportedModelError(
-            f"patch_embed: input_size needs timm's PatchEmbed, and the size of a "
-            f"{type(embed).__name__} cannot be changed; leave input_size out"
+            f"patch_embed: {wish} needs timm's PatchEmbed, and the size of a "
+            f"{type(embed).__name__} cannot be changed; leave {wish} out"
         )
     for cls in type(vit).__mro__:
         if "_pos_embed" in vars(cls):
             if cls.__name__ not in ("VisionTransformer", "VisionTransformerDistilled"):
                 raise UnsupportedModelError(
-                    f"{kind}: input_size cannot resample the positions of its own _pos_embed(); "
-                    "leave input_size out"
+                    f"{kind}: {wish} cannot change the positions of its own _pos_embed(); "
+                    f"leave {wish} out"
                 )
             break
-    expected = math.prod(embed.grid_size) + _num_embedded_prefix(vit)
-    if vit.pos_embed is not None and vit.pos_embed.shape[1] != expected:
+    expected = math.prod(embed.grid_size) + num_embedded_prefix(vit)
+    positions = positions_of(vit)
+    if positions is not None and positions.shape[1] != expected:
         raise UnsupportedModelError(
-            f"pos_embed: input_size needs one position for each of {expected} tokens, and this "
-            f"model has {vit.pos_embed.shape[1]}; leave input_size out"
+            f"pos_embed: {wish} needs one position for each of {expected} tokens, and this "
+            f"model has {positions.shape[1]}; leave {wish} out"
         )
 
 

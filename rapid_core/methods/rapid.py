@@ -13,6 +13,7 @@ from rapid_core.attention import importance
 from rapid_core.contract import Evidence, Planner, ReductionPlan, TokenLayout
 from rapid_core.errors import InvalidScheduleError
 from rapid_core.matching.bipartite import MATCH_ON, matched_on, matching_for, merge_similar
+from rapid_core.matching.cells import flat_cells
 from rapid_core.methods.options import (
     require_choice,
     require_number,
@@ -40,6 +41,10 @@ class Rapid:
     match_on: str = "key"
     """"key": the block's keys, as ToMe has it. "token": the tokens themselves, ours."""
 
+    flat_cells: int = 0
+    """cells of 2 x 2 patches that become one token each before the first block, those of least
+    detail; 0 ... a sixth of the patches. Ours."""
+
     def __post_init__(self) -> None:
         for name in ("similarity_threshold", "importance_weight", "importance_top"):
             require_number(name, getattr(self, name))
@@ -66,7 +71,9 @@ class Rapid:
         )
         planners = [prune] * num_prune + [merge] * (layout.num_blocks - num_prune)
         planners = [matched_on(self.match_on, planner) for planner in planners]
-        return ReductionPlan.in_blocks(parse_r(r, layout.num_blocks), planners)
+        schedule = parse_r(r, layout.num_blocks)
+        at_input = flat_cells(self.flat_cells, layout)
+        return ReductionPlan.in_blocks(schedule, planners, at_input=at_input)
 
 
 def prune_redundant(

@@ -20,6 +20,7 @@ from .reference_tokens import (
     cosine,
     mean,
     norm,
+    united,
     weighted_mean,
     weighted_sum,
 )
@@ -234,8 +235,3 @@ def remove(
         size = sum(token.size for token in group)
         joined.append(group[0] if len(group) == 1 else Token(join(group), size, united(group)))
     return [*tokens[:num_prefix], *stay, *joined]
-
-
-def united(group: list[Token]) -> frozenset[int]:
-    """All input patches that a group holds."""
-    return frozenset[int]().union(*(token.patches for token in group))
