@@ -124,7 +124,6 @@ def _with_plan(
     )
     reduced.blocks.training = reduced.training
     reduced.forward = MethodType(_forward, reduced)
-    vars(reduced).pop("forward_features", None)  # of a patched model
     if plan.looks_at_half_size:
         prepare_half_size(cast(VisionTransformer, reduced))
         vars(reduced)["forward_features"] = MethodType(_forward_features, reduced)

@@ -81,16 +81,13 @@ def test_gradients_reach_the_position_embedding() -> None:
     model = copy.deepcopy(tiny_vit()).requires_grad_()
     with torch.no_grad():
         reduced = rapid_core.patch(model, r=3, input_size=24)
-        reduced(pixels(24))
-    theirs = timm_at(model, 24).requires_grad_()
+        reduced(pixels(24))  # what is kept from here has no gradients
     reduced(pixels(24)).sum().backward()
+    ours, model.pos_embed.grad = model.pos_embed.grad, None
+    theirs = timm_at(model, 24).requires_grad_()
     rapid_core.patch(theirs, r=3)(pixels(24)).sum().backward()
     resample(model.pos_embed, (5, 5), (3, 3), 1).backward(theirs.pos_embed.grad)
-    assert model.pos_embed.grad is not None
-    assert model.pos_embed.grad.abs().sum() > 0
-    torch.testing.assert_close(
-        model.blocks[0].attn.qkv.weight.grad, theirs.blocks[0].attn.qkv.weight.grad
-    )
+    torch.testing.assert_close(ours, model.pos_embed.grad)
 
 
 def test_it_compiles_and_exports_in_one_piece() -> None:
