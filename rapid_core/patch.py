@@ -45,7 +45,7 @@ def patch(  # noqa: PLR0913 - all but r are named options
         model: a timm `VisionTransformer` or `VisionTransformerDistilled`.
         r: tokens to remove in every block; or a list with one number per block; or ToMe's pair
             (r, inflection). >= 0, capped at half of the patch tokens left. 0 is the model itself,
-            bit for bit.
+            bit for bit (at its own size, without flat cells).
         macs_ratio: instead of r: the share of the model's own multiply-adds to stay below, in
             (0, 1]. Every block removes the smallest r that stays below; then as many blocks as
             possible, the last first, remove one token less.

@@ -1,7 +1,5 @@
 """An image at half its size, through the same embedding."""
 
-from typing import cast
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -71,7 +69,6 @@ def _mean_of_cells(positions: Tensor, grid: tuple[int, int], model: VisionTransf
 
 def _detail(images: Tensor, half: Tensor, patch_size: tuple[int, int]) -> Tensor:
     """Mean squared difference of each cell's pixels from the means of 2 x 2: (B, cells)."""
-    blurred = half.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-    lost = (images - blurred).square().mean(dim=1, keepdim=True)
-    cell = cast(tuple[int, int], tuple(2 * side for side in patch_size))
-    return F.avg_pool2d(lost, cell).flatten(1)
+    lost = images - F.interpolate(half, scale_factor=2, mode="nearest")
+    cell = 2 * patch_size[0], 2 * patch_size[1]
+    return F.avg_pool2d(lost.square().mean(dim=1, keepdim=True), cell).flatten(1)

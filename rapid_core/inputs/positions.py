@@ -54,17 +54,22 @@ class ResampledPositions:
     def of(self, positions: Tensor) -> Tensor:
         """`resample(positions, ...)`, or the result of an earlier call for the same weights.
 
-        While gradients are recorded it is always computed, so that they reach the weights.
+        While gradients are recorded it is always computed, so that they reach the weights. So it is
+        in a compiled model, which cannot see whether a weight was written to; a program that is
+        exported holds the result of the last call.
         """
         if torch.is_grad_enabled() and positions.requires_grad:
             return self._resample(positions)
-        kept = self._kept
-        if kept is not None and (torch.compiler.is_compiling() or kept[0] == _state(positions)):
+        if torch.compiler.is_compiling():
+            kept = self._kept if torch.compiler.is_exporting() else None
+            return self._resample(positions) if kept is None else kept[1]
+        kept, state = self._kept, _state(positions)
+        if kept is not None and kept[0] == state:
             return kept[1]
         with torch.inference_mode(mode=False), torch.no_grad():
             resampled = self._resample(positions)
         if not _is_recorded(positions):
-            self._kept = _state(positions), resampled
+            self._kept = state, resampled
         return resampled
 
     def _resample(self, positions: Tensor) -> Tensor:

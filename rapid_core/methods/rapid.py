@@ -40,7 +40,6 @@ class Rapid:
     """False: Eq. 2 as printed. True: λ·max(A - τ_A, 0), which treats the less important alike."""
     match_on: str = "key"
     """"key": the block's keys, as ToMe has it. "token": the tokens themselves, ours."""
-
     flat_cells: int = 0
     """cells of 2 x 2 patches that become one token each before the first block, those of least
     detail; 0 ... a sixth of the patches. Ours."""

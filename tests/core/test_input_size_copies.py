@@ -91,12 +91,16 @@ def test_gradients_reach_the_position_embedding() -> None:
 
 
 def test_it_compiles_and_exports_in_one_piece() -> None:
-    reduced, images = rapid_core.patch(tiny_vit(), r=3, input_size=24), pixels(24)
+    model, images = copy.deepcopy(tiny_vit()), pixels(24)
+    reduced = rapid_core.patch(model, r=3, input_size=24)
     with torch.no_grad():
         compiled = torch.compile(reduced, fullgraph=True, backend="eager")
         torch.testing.assert_close(compiled(images), reduced(images), rtol=0, atol=1e-10)
+        model.load_state_dict(tiny_vit(seed=5).state_dict())
+        torch.testing.assert_close(compiled(images), reduced(images), rtol=0, atol=1e-10)
         program = torch.export.export(reduced, (images,))
         torch.testing.assert_close(program.module()(images), reduced(images), rtol=0, atol=1e-10)
+        assert "bicubic" not in str(program.graph)
 
 
 # What is refused
