@@ -3,20 +3,33 @@ PYTHON ?= python3
 PORT ?= $(or $(RAPID_PORT),8000)
 VENV := .venv
 BIN := $(VENV)/bin
+SERVING := $(VENV)/.serving
 INSTALLED := $(VENV)/.installed
+PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --disable-pip-version-check
+# Where torch and torchvision come from; empty: from where everything comes from.
+TORCH_INDEX_URL ?=
 FAST := 'not gpu and not slow and not e2e'
 
 .PHONY: install serve test quick test-fast lint format audit check bench image
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml constraints.txt
-	@echo "Installing into $(VENV); this happens once and downloads PyTorch, so give it a few minutes."
+# What serving needs, and no more; `install` and the targets that need its tools add those of `dev`.
+$(SERVING): pyproject.toml constraints.txt
+	@echo "Installing what serving needs into $(VENV). This happens once; most of it is PyTorch."
 	$(PYTHON) -m venv $(VENV)
-	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+ifneq ($(TORCH_INDEX_URL),)
+	$(PIP) --no-deps --index-url '$(TORCH_INDEX_URL)' torch torchvision
+endif
+	$(PIP) --editable .
 	@touch $@
 
-serve: $(INSTALLED)
+$(INSTALLED): $(SERVING)
+	@echo "Installing the tools of development into $(VENV). This happens once, and takes some minutes."
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+serve: $(SERVING)
 	@RAPID_PORT=$(PORT) $(BIN)/python -m service
 
 test: $(INSTALLED)

@@ -76,17 +76,33 @@ def _mix(
     """Attention and output projection of queries (B, H, Q, D) over keys and values (B, H, N, D)."""
     queries, keys = attn.q_norm(queries), attn.k_norm(keys)
     bias = None if size is None else size_bias(size).to(queries.dtype)
-    mixed = F.scaled_dot_product_attention(
-        queries,
-        keys,
-        values,
-        attn_mask=bias,
-        dropout_p=attn.attn_drop.p if attn.training else 0.0,
-        scale=attn.scale,
-    )
-    mixed = mixed.transpose(1, 2).flatten(2)
+    mixed = _weighted(attn, (queries, keys, values), bias).transpose(1, 2).flatten(2)
     output = attn.proj_drop(attn.proj(attn.norm(mixed)))
     return AttentionPass(output, queries, keys, bias, attn.scale)
+
+
+def _weighted(attn: Attention, parts: tuple[Tensor, Tensor, Tensor], bias: Tensor | None) -> Tensor:
+    """The values, weighted by attention: (B, H, Q, D).
+
+    Args:
+        attn: where it is not `fused_attn`, two products with a softmax between them, as in timm.
+        parts: queries (B, H, Q, D), keys and values (B, H, N, D).
+        bias: (B, 1, 1, N), added to the logits; None: nothing is added.
+    """
+    if attn.fused_attn:
+        return F.scaled_dot_product_attention(
+            *parts,
+            attn_mask=bias,
+            dropout_p=attn.attn_drop.p if attn.training else 0.0,
+            scale=attn.scale,
+        )
+    queries, keys, values = parts
+    logits = (queries * attn.scale) @ keys.mT
+    if bias is not None:
+        logits += bias  # in place: this is the largest tensor of the block
+    weights = logits.softmax(dim=-1)
+    weighted: Tensor = attn.attn_drop(weights) @ values
+    return weighted
 
 
 def mean_attention(attention: AttentionPass) -> Tensor:

@@ -17,6 +17,8 @@ class Attention(Protocol):
     num_heads: int
     head_dim: int
     scale: float
+    fused_attn: bool
+    """whether attention is one operation of PyTorch, or two products with a softmax between."""
     training: bool
     qkv: nn.Linear
     q_norm: nn.Module

@@ -32,8 +32,16 @@ PATIENT = {
     "RAPID_DECODE_TIMEOUT_S": str(PATIENCE_S),
 }
 """so that a machine that is busy with other things gets its answers, too"""
+UNCACHED = {"RAPID_CACHE_DIR": "off"}
+"""so that no test sees what an earlier run has measured"""
+os.environ.update(UNCACHED)
 NORMALIZING = CPU._replace(normalizes=True)
 """the CPU, given bytes as a GPU is"""
+
+EXACT = {"RAPID_PRECISION": "float32"}
+"""so that a service answers bit for bit as its references, and does not try other precisions first;
+`tests/service/runtime/test_trial.py` lets it try"""
+os.environ.setdefault("RAPID_PRECISION", EXACT["RAPID_PRECISION"])
 
 LEFT = pytest.StashKey[list[str]]()
 AppClient = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
@@ -118,7 +126,8 @@ class Server:
         # Not a pipe: nobody reads it while the server runs, and once it is full, logging waits.
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         clean = {name: value for name, value in os.environ.items() if name[:6] != "RAPID_"}
-        ours = {"RAPID_PORT": str(port), "RAPID_PROBE_INTERVAL_S": "0", **PATIENT}
+        ours = {"RAPID_PORT": str(port), "RAPID_PROBE_INTERVAL_S": "0"}
+        ours |= {**PATIENT, **UNCACHED, **EXACT}
         # A sitecustomize.py that a test puts on the path imports the code of this folder, too.
         path = os.pathsep.join([environment.pop("PYTHONPATH", ""), str(ROOT)]).lstrip(os.pathsep)
         self.process = subprocess.Popen(
@@ -155,7 +164,7 @@ class Server:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    """The real server with the bundled model, and no setting but to leave out the probe."""
+    """The real server with the bundled model and no settings but float32 and no probe."""
     server = Server()
     server.wait_until_ready()
     yield server

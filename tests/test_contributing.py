@@ -1,6 +1,7 @@
 """The files that a contributor meets first are such that the tools that read them can."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,3 +46,24 @@ def test_the_hooks_run_what_make_lint_runs() -> None:
     assert hooks == {
         line.split()[0].removeprefix("$(BIN)/") for line in lint.splitlines()[1:] if line.strip()
     }
+
+
+def test_to_serve_installs_no_tools_of_development(tmp_path: Path) -> None:
+    """And to develop installs them into the same environment afterwards."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+
+    def plan(*arguments: str) -> list[str]:
+        command = ["make", "-n", "-C", str(tmp_path), *arguments]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        return [line for line in done.stdout.splitlines() if "pip install" in line]
+
+    (serving,) = plan("serve", "TORCH_INDEX_URL=")
+    assert serving.endswith("--editable .")
+    assert "--quiet" not in serving
+    first, second = plan("install", "TORCH_INDEX_URL=")
+    assert first == serving
+    assert second.endswith("--editable '.[dev]'")
+    torch, last = plan("serve", "TORCH_INDEX_URL=some/where")
+    assert torch.endswith("--no-deps --index-url 'some/where' torch torchvision")
+    assert last == serving

@@ -16,6 +16,9 @@ BASELINE = "baseline.json"
 LONGEST_INDEX = 9
 """digits; Python refuses to read numbers of thousands"""
 
+MIN_FIRST = 32
+"""fewest pictures of a first part: with 32, an interval of 95 % is up to 0.33 wide"""
+
 
 class BaselineTier(BaseModel):
     """What a good model reached."""
@@ -75,6 +78,20 @@ def read(folder: Path, labels: Sequence[str], *, max_pictures: int) -> ProbeSet:
     pictures = [_picture(path, number, row, indices) for number, row in enumerate(rows, start=2)]
     step = math.ceil(len(pictures) / max_pictures)
     return ProbeSet(tuple(pictures[::step]), _baseline(_inside(folder, BASELINE, str(folder))))
+
+
+def in_parts(pictures: Sequence[Picture]) -> tuple[list[Picture], list[Picture]]:
+    """A small part that holds the classes in the same shares, and the rest.
+
+    Of few pictures the first part is empty: all of them are soon measured.
+    """
+    num_first = max(MIN_FIRST, len(pictures) // 10)
+    if len(pictures) < 2 * num_first:
+        return [], list(pictures)
+    by_class = sorted(pictures, key=lambda picture: picture.label)
+    places = {number * len(pictures) // num_first for number in range(num_first)}
+    first = [picture for place, picture in enumerate(by_class) if place in places]
+    return first, [picture for place, picture in enumerate(by_class) if place not in places]
 
 
 def _picture(path: Path, line: int, row: dict[str, str | None], indices: dict[str, int]) -> Picture:

@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -34,9 +35,12 @@ RECEIVE_GRACE_S = 2.0
 class Server(uvicorn.Server):
     """A uvicorn server that shuts down in steps: not ready, then draining, then exit with 0."""
 
-    def __init__(self, config: uvicorn.Config, runtime: "Runtime") -> None:
+    def __init__(
+        self, config: uvicorn.Config, runtime: "Runtime", on_ready: Callable[[str], None]
+    ) -> None:
         super().__init__(config)
         self._runtime = runtime
+        self._on_ready = on_ready
         self._drain_delay_s = runtime.settings.drain_delay_s
         self._leaves_at = math.inf
         self._was_ready = False
@@ -63,17 +67,23 @@ class Server(uvicorn.Server):
         if not self._was_ready and self._runtime.lifecycle.phase is Phase.READY:
             self._was_ready = True
             gc.freeze()
+            self._on_ready(self._url())
         must_leave = self._runtime.lifecycle.phase in (Phase.DRAINING, Phase.FAILED)
         if must_leave or time.monotonic() >= self._leaves_at:
             self._leave()
         return await super().on_tick(counter)
+
+    def _url(self) -> str:
+        """Where a client on this machine reaches the server."""
+        port = self.servers[0].sockets[0].getsockname()[1]
+        return url_for_clients(self.config.host, port)
 
     def _leave(self) -> None:
         self._runtime.drain()
         self.should_exit = True
 
 
-def run(app: ASGIApp, runtime: "Runtime") -> int:
+def run(app: ASGIApp, runtime: "Runtime", on_ready: Callable[[str], None] = lambda _: None) -> int:
     """Serve until a signal comes or the service fails.
 
     If a thread is still busy at the end, this ends the process instead of returning.
@@ -82,6 +92,7 @@ def run(app: ASGIApp, runtime: "Runtime") -> int:
         app: the application over the runtime.
         runtime: the runtime. Its settings give the address, the limits of connections, and the
             time for draining.
+        on_ready: called once the service is ready, with the URL for clients of this machine.
 
     Returns:
         The exit status: 1 if the service failed, 0 otherwise.
@@ -104,7 +115,7 @@ def run(app: ASGIApp, runtime: "Runtime") -> int:
     )
     # A thread that decodes or parses gives up the interpreter so soon when the event loop asks.
     sys.setswitchinterval(SWITCH_S)
-    Server(config, runtime).run()
+    Server(config, runtime, on_ready).run()
     status = 1 if runtime.lifecycle.phase is Phase.FAILED else 0
     if _threads_are_busy():
         # Not sys.exit: the interpreter would wait for the threads, and a stuck one never ends.
@@ -134,6 +145,12 @@ def check_port(host: str, port: int) -> None:
         raise SettingsError(
             f"cannot listen on RAPID_HOST={host} RAPID_PORT={port}: {exc.strerror}"
         ) from exc
+
+
+def url_for_clients(host: str, port: int) -> str:
+    """The URL for a client of this machine. An address that stands for all is no address to ask."""
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _threads_are_busy() -> bool:

@@ -1,4 +1,4 @@
-"""Whether this machine has the device that was asked for."""
+"""Whether this machine has the device that was asked for, and what it is called."""
 
 import torch
 
@@ -19,3 +19,8 @@ def check(device: str) -> None:
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if (torch.device(device).index or 0) >= num_gpus:
         raise SettingsError(f"there is no device {device}; PyTorch sees {num_gpus} GPUs here")
+
+
+def name(device: torch.device) -> str:
+    """The kind of a GPU; empty for the CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else ""

@@ -3,8 +3,8 @@
 PyTorch passes the weights of a linear layer to oneDNN in PyTorch's layout, and oneDNN converts them
 at every call. Packing converts them once; the results are the same within rounding. The layers can
 also compute in bfloat16, or in int8 with one scale for each output and one for each token, so that
-no answer depends on the other images of its batch. Patches are then embedded in bfloat16. All other
-layers stay float32.
+no answer depends on the other images of its batch. Patches are then embedded in bfloat16. In both,
+attention is computed in bfloat16, except in the last block. All other layers stay float32.
 Source: docs/decisions/0009.
 """
 
@@ -16,6 +16,8 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from service.backends.packable import is_of_patches, is_plain_attention, is_plain_mlp
 
 Precision = Literal["float32", "bfloat16", "int8"]
 ONE_DNN: Any = torch.ops.mkldnn
@@ -42,6 +44,7 @@ class PackedLinear(nn.Linear):
         precision: Precision,
         *,
         with_gelu: bool = False,
+        dtype: torch.dtype = torch.float32,
         at_once: Container[int] = (),
     ) -> None:
         """Take over a layer.
@@ -50,12 +53,14 @@ class PackedLinear(nn.Linear):
             linear: the layer, float32, on the CPU.
             precision: precision of the product.
             with_gelu: apply the exact GELU to the result.
+            dtype: of the result of `forward`.
             at_once: numbers of rows that are computed as one product, see `in_pieces`.
         """
         super().__init__(linear.in_features, linear.out_features, device="meta")
         self.bias = linear.bias
         self._with_gelu = with_gelu
         self._at_once = at_once
+        self._result = dtype
         weight = linear.weight.detach()
         if precision == "int8":
             self._scales = weight.abs().amax(dim=1).clamp(min=SMALLEST) / INT8_MAX
@@ -76,15 +81,15 @@ class PackedLinear(nn.Linear):
         return nn.Sequential(linear, nn.GELU()) if self._with_gelu else linear
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features (..., C_in) -> (..., C_out), float32."""
-        return in_pieces(x, self.product, self.out_features, self._at_once)
+        """Features (..., C_in) -> (..., C_out), in the dtype that was asked for."""
+        return in_pieces(x, self.product, self.out_features, self._at_once, self._result)
 
     def product(self, rows: Tensor, into: Tensor | None = None) -> Tensor:
         """Rows (M, C_in) -> (M, C_out), all at once; in bfloat16 if that is the precision.
 
         Args:
             rows: (M, C_in).
-            into: (L, C_out), float32: takes the first L rows of the result.
+            into: (L, C_out), of any floating dtype: takes the first L rows of the result.
         """
         if self._precision == "int8":
             return self._int8(rows, into)
@@ -112,13 +117,14 @@ class PackedLinear(nn.Linear):
         )
         if into is not None:
             y, scale = y[: len(into)], scale[: len(into)]
+        direct = into if into is not None and into.dtype == y.dtype else None
         if self.bias is None:
-            y = torch.mul(y, scale, out=into)
+            y = torch.mul(y, scale, out=direct)
         else:
-            y = torch.addcmul(self.bias, y, scale, out=into)
-        if not self._with_gelu:
-            return y
-        return F.gelu(y) if into is None else into.copy_(F.gelu(y))
+            y = torch.addcmul(self.bias, y, scale, out=direct)
+        if self._with_gelu:
+            y = F.gelu(y)
+        return y if into is None or y is into else into.copy_(y)
 
 
 class PackedMlp(nn.Module):
@@ -143,7 +149,7 @@ class PackedPatches(nn.Module):
     """The patch embedding: a convolution, computed as a matrix product over the patches."""
 
     def __init__(self, convolution: nn.Conv2d, precision: Precision) -> None:
-        """Take over a convolution whose windows lie side by side, see `_is_of_patches`."""
+        """Take over a convolution whose windows lie side by side, see `is_of_patches`."""
         super().__init__()
         weights = convolution.state_dict()
         weights["weight"] = weights["weight"].flatten(1)
@@ -168,9 +174,13 @@ Product = Callable[[Tensor, Tensor | None], Tensor]
 
 
 def in_pieces(
-    x: Tensor, product: Product, num_outputs: int, at_once: Container[int] = ()
+    x: Tensor,
+    product: Product,
+    num_outputs: int,
+    at_once: Container[int] = (),
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Apply a product to some hundred rows at a time: (..., C_in) -> (..., C_out), float32.
+    """Apply a product to some hundred rows at a time: (..., C_in) -> (..., C_out).
 
     For each new number of rows, oneDNN compiles code: some milliseconds, and about a megabyte for
     every layer, which is never freed. Each reduction in each batch size has its own number of
@@ -182,16 +192,17 @@ def in_pieces(
         product: the product to apply.
         num_outputs: C_out.
         at_once: a few frequent numbers of rows that are computed as one piece.
+        dtype: of the result.
     """
     rows = x.flatten(end_dim=-2)
     num_rows = len(rows)
     if num_rows in at_once:
-        return product(rows, None).to(x.dtype).view(*x.shape[:-1], num_outputs)
+        return product(rows, None).to(dtype).view(*x.shape[:-1], num_outputs)
     size = _round_up(-(-num_rows // -(-num_rows // MOST_ROWS)))
     if num_rows <= size:
-        found = product(_filled_up(rows), None)[:num_rows].to(x.dtype)
+        found = product(_filled_up(rows), None)[:num_rows].to(dtype)
     else:
-        found = x.new_empty(num_rows, num_outputs)
+        found = x.new_empty(num_rows, num_outputs, dtype=dtype)
         for start in range(0, num_rows, size):
             end = start + size
             product(_filled_up(rows[start:end]), found[start:end])
@@ -239,16 +250,21 @@ def pack(model: Any, precision: Precision) -> None:
         precision: of the products in the blocks. If it is not float32, the patches are embedded
             in bfloat16; in float32, the model's own convolution is as fast.
     """
-    if precision != "float32" and _is_of_patches(getattr(model.patch_embed, "proj", None)):
+    if precision != "float32" and is_of_patches(getattr(model.patch_embed, "proj", None)):
         model.patch_embed.proj = PackedPatches(model.patch_embed.proj, "bfloat16")
     blocks = list(model.blocks)
     num_tokens = model.patch_embed.num_patches + model.num_prefix_tokens
     at_once = range(num_tokens, WHOLE_IMAGES * num_tokens + 1, num_tokens)
     for block in blocks:
-        if _is_plain_mlp(block.mlp):
+        if is_plain_mlp(block.mlp):
             fc1 = PackedLinear(block.mlp.fc1, precision, with_gelu=True)
             block.mlp = PackedMlp(fc1, PackedLinear(block.mlp.fc2, precision), at_once)
         is_last = block is blocks[-1]
+        if precision != "float32" and not is_last and is_plain_attention(block.attn):
+            qkv = PackedLinear(block.attn.qkv, precision, dtype=torch.bfloat16, at_once=at_once)
+            block.attn.qkv = qkv
+            # PyTorch's fused attention is slower in bfloat16 on a CPU than two products.
+            block.attn.fused_attn = False
         for parent in list(block.modules()):
             for name, layer in list(parent.named_children()):
                 # The last block needs queries for the prefix tokens only, so it uses part of `qkv`.
@@ -266,27 +282,6 @@ def unpacked(module: nn.Module) -> nn.Module:
         if isinstance(layer, PackedMlp)
     }
     return copy.deepcopy(module, plain | mlps)  # layers in the memo count as copied
-
-
-def _is_plain_mlp(mlp: Any) -> bool:
-    """Whether this is timm's `Mlp` with the exact GELU and nothing else between its layers."""
-    layers = [getattr(mlp, name, None) for name in ("fc1", "fc2")]
-    act = getattr(mlp, "act", None)
-    return (
-        all(type(layer) is nn.Linear for layer in layers)
-        and type(act) is nn.GELU
-        and act.approximate == "none"
-        and isinstance(getattr(mlp, "norm", None), nn.Identity)
-    )
-
-
-def _is_of_patches(layer: Any) -> bool:
-    """Whether this is a convolution whose windows lie side by side."""
-    return (
-        type(layer) is nn.Conv2d
-        and layer.stride == layer.kernel_size
-        and (layer.padding, layer.dilation, layer.groups) == ((0, 0), (1, 1), 1)
-    )
 
 
 def _round_up(num_rows: int) -> int:

@@ -52,6 +52,13 @@ def note(text: str) -> None:
     _messages().print(_one_line(text), soft_wrap=True)
 
 
+def tell(text: str) -> None:
+    """Write some lines for a person to standard error. Without a terminal nothing."""
+    console = _messages()
+    if console.is_terminal:
+        console.print(text, soft_wrap=True)
+
+
 def error(text: str) -> None:
     """Write one line that says why the command ends to standard error."""
     line = Text.assemble(("error:", "bold red"), " ", _one_line(text))

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from service.errors import TooLargeError
 from service.images import rgb
+from service.images.cut import Columns, Cut
 from service.images.options import COLOR, MAX_PIXELS, Color
+from service.images.resample import Resampling
 from service.images.shrink import Shrink
 
 
@@ -23,6 +25,23 @@ class InputSpec(NamedTuple):
     """what becomes of a picture's colour profile."""
     shrink: Shrink | None = None
     """the first step of the transform, if it resizes; a decoding process does it already"""
+
+    resampling: Resampling | None = None
+    """the transform for a part of the picture; without effect beside another transform"""
+
+    @property
+    def cut(self) -> Cut | None:
+        """What is enough of a picture; None: all of it is needed."""
+        if self.resampling is None or self.resampling.transform is not self.transform:
+            return None
+        return self.resampling.cut
+
+    def prepared(self, picture: Image.Image | Columns) -> Tensor:
+        """Pixels (3, H, W) of an RGB picture, or of what `cut` has left of it."""
+        if isinstance(picture, Image.Image):
+            return self.transform(picture)
+        assert self.resampling is not None
+        return self.resampling(picture)
 
 
 def decode(body: bytes, spec: InputSpec, max_pixels: int = MAX_PIXELS) -> Tensor:

@@ -188,10 +188,11 @@ class DecodePool:
         started = monotonic()
         spec = picture.spec
         order = Order(
-            *(spec.resize_side, self._limits.max_pixels, max_bytes), spec.shrink, spec.color
+            *(spec.resize_side, self._limits.max_pixels, max_bytes),
+            *(spec.shrink, spec.color, spec.cut),
         )
         image = process.decode(picture.body, order, self._limits.timeout_s, picture.cancellation)
-        return spec.transform(image), monotonic() - started
+        return spec.prepared(image), monotonic() - started
 
     def _require_memory(self, num_bytes: int) -> None:
         if num_bytes > self._budget.max_bytes:

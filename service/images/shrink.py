@@ -24,10 +24,11 @@ class Shrink(NamedTuple):
         """The picture in its new size; the same object if nothing is to be done."""
         if picture.width * picture.height <= self.max_untouched:
             return picture
-        size = self._size_of(picture.size)
+        size = self.size_of(picture.size)
         return picture if size == picture.size else picture.resize(size, self.resample)
 
-    def _size_of(self, size: tuple[int, int]) -> tuple[int, int]:
+    def size_of(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height after resizing."""
         if not isinstance(self.size, int):
             height, width = self.size
             return width, height

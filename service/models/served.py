@@ -8,17 +8,20 @@ from PIL import Image
 from torch import Tensor
 
 import rapid_core
-from service import tiers
+from service import cache, tiers
 from service.backends.contract import Variant
 from service.backends.pixels import Normalization
 from service.backends.placement import Placement
 from service.errors import ModelLoadError
+from service.images import resample
 from service.images.decode import InputSpec
 from service.images.options import COLOR, Color
+from service.images.resample import Resampling
 from service.models import timm_models
 from service.models.timm_models import LoadedModel
 from service.tiers import CALIBRATED_METHOD, ReductionRange, Tier
 
+PictureToTensor = Callable[[Image.Image], Tensor]
 METHODS = tuple(rapid_core.METHODS)
 
 
@@ -41,14 +44,20 @@ class ServedModel:
                 of another model.
         """
         self.name = name
+        self.fingerprint = cache.fingerprint(timm_models.fingerprint(loaded), *placement)
+        """changes with weights, labels, transform, calibration, and with how the model computes"""
         self.architecture = loaded.architecture
         self.labels = loaded.labels
         self.input_size = loaded.input_size
-        self.transform: Callable[[Image.Image], Tensor] = loaded.transform
+        self.transform: PictureToTensor = loaded.transform
         """RGB image -> (3, H, W), float32, normalised"""
-        decode_transform, self._normalization = _decoding(self.transform, placement)
+        steps, finish, self._normalization = _decoding(self.transform, placement)
         self.input_spec = InputSpec(
-            decode_transform, loaded.resize_side, color, timm_models.shrink_of(self.transform)
+            steps,
+            loaded.resize_side,
+            color,
+            timm_models.shrink_of(self.transform),
+            _resampling(loaded, steps, finish),
         )
         """the input that decoding makes of a picture"""
         self._variants: dict[tuple[str, int | None, Tier | None], Variant] = {}
@@ -142,11 +151,28 @@ class ServedModel:
 
 
 def _decoding(
-    transform: Callable[[Image.Image], Tensor], placement: Placement
-) -> tuple[Callable[[Image.Image], Tensor], Normalization | None]:
-    """The steps of a transform for the decoding threads, and those left to the device, if any."""
-    split = timm_models.split_normalization(transform) if placement.normalizes else None
+    transform: PictureToTensor, placement: Placement
+) -> tuple[PictureToTensor, Callable[[Tensor], Tensor] | None, Normalization | None]:
+    """The steps of a transform for the decoding threads, and those left to the device, if any.
+
+    The second one is what the threads do with levels 0 ... 255 that are resized and cropped.
+    """
+    split = timm_models.split_normalization(transform)
     if split is None:
-        return transform, None
+        return transform, None, None
     to_bytes, normalization = split
-    return to_bytes, normalization.to(placement.device)
+    if placement.normalizes:
+        return to_bytes, Tensor.byte, normalization.to(placement.device)
+    return transform, normalization, None
+
+
+def _resampling(
+    loaded: LoadedModel,
+    transform: PictureToTensor,
+    finish: Callable[[Tensor], Tensor] | None,
+) -> Resampling | None:
+    """The steps for the decoding threads, for a part of a picture; None: they need all of it."""
+    cut = timm_models.cut_of(loaded.transform)
+    if cut is None or finish is None or not resample.agrees(cut):
+        return None
+    return Resampling(transform, cut, finish)

@@ -1,5 +1,6 @@
 """The only module that imports timm: it creates models, and reads their labels and transforms."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,8 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from service import cache
 from service.backends.pixels import Normalization
 from service.errors import ModelLoadError
+from service.images.cut import Cut
 from service.images.shrink import Shrink
 from service.models import labels
 from service.models.tiers_file import CalibrationFile
@@ -42,6 +45,7 @@ from timm.data import (  # noqa: E402
 )
 from timm.data.transforms import MaybeToTensor  # noqa: E402
 from torchvision.transforms import (  # noqa: E402
+    CenterCrop,
     Compose,
     InterpolationMode,
     Normalize,
@@ -111,6 +115,20 @@ def load(spec: str) -> LoadedModel:
     )
 
 
+def fingerprint(loaded: LoadedModel) -> str:
+    """A text that changes with the weights, the labels, the transform or the calibration.
+
+    It takes half a second for each gigabyte of weights.
+    """
+    weights = hashlib.sha256()
+    for name, tensor in loaded.module.state_dict().items():
+        weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        weights.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    calibration = loaded.calibration and loaded.calibration.model_dump_json()
+    rest = (loaded.labels, loaded.input_size, loaded.transform, calibration)
+    return cache.fingerprint(weights.hexdigest(), loaded.architecture, *rest)
+
+
 class QuickResize(NamedTuple):
     """torchvision's `Resize` of an RGB picture, computed by PyTorch instead of Pillow.
 
@@ -161,6 +179,22 @@ def shrink_of(transform: Any) -> Shrink | None:
     return None
 
 
+def cut_of(transform: Any) -> Cut | None:
+    """The resizing and the square crop with which an evaluation transform of timm begins.
+
+    None if it begins with anything else, or with a filter that only Pillow has.
+    """
+    if type(transform) is not Compose:
+        return None
+    match transform.transforms:
+        case [first, crop, *_] if type(first) is Resize and type(crop) is CenterCrop:
+            is_known = first.interpolation in QUICK_INTERPOLATIONS and first.max_size is None
+            height, width = crop.size
+            if is_known and isinstance(first.size, int) and height == width <= first.size:
+                return Cut(first.size, width, FILTERS[first.interpolation.name].value)
+    return None
+
+
 def _shrink(size: int | Sequence[int], interpolation: InterpolationMode) -> Shrink:
     return Shrink(size, FILTERS[interpolation.name].value)
 
@@ -205,6 +239,13 @@ def probe_folder(spec: str) -> Path | None:
     """The labelled pictures that lie beside a model, if any."""
     folder = folder_of(spec)
     return folder / PROBE if folder is not None and (folder / PROBE).is_dir() else None
+
+
+def example_picture() -> Path:
+    """One of the photos that come with the bundled model; by a short path, where there is one."""
+    path = BUNDLED_MODELS / "everyday-vit-s14" / "examples" / "owl.jpg"
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _calibration(spec: str) -> CalibrationFile | None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -22,7 +23,15 @@ from service.pipeline import choice, promises
 from service.pipeline.admission import Admission, Place
 from service.pipeline.brownout import Brownout
 from service.pipeline.promises import Promises
-from service.pipeline.request import DEFAULT_TOP_K, Expected, Outcome, Picture, Plan, Wanted
+from service.pipeline.request import (
+    DEFAULT_TOP_K,
+    Choice,
+    Expected,
+    Outcome,
+    Picture,
+    Plan,
+    Wanted,
+)
 from service.scheduling.batcher import Batcher
 from service.scheduling.jobs import Terms
 from service.telemetry.events import CUSTOM_TIER, Call, ImageDone
@@ -36,6 +45,15 @@ class Defaults:
 
     tier: Tier
     deadline_ms: float
+
+
+class _Asked(NamedTuple):
+    """What the forecast for a request depends on, besides its reduction."""
+
+    model: ServedModel
+    sizes: Sequence[int]
+    """bytes of each image file"""
+    terms: Terms
 
 
 @dataclass(frozen=True)
@@ -93,17 +111,32 @@ class Pipeline:
         call.model, call.num_images = model.name, len(pictures)
         top_k = _top_k(model, wanted.top_k)
         call.deadline_ms = wanted.deadline_ms or self.defaults.deadline_ms
-        terms = promises.terms(
-            wanted, call.arrival, call.arrival + call.deadline_ms / 1000, call.api_key
-        )
+        deadline = call.arrival + call.deadline_ms / 1000
+        terms = promises.terms(wanted, call.arrival, deadline, call.api_key)
         sizes = [len(picture) for picture in pictures if isinstance(picture, bytes)]
+        chosen, variant, forecast = self._choose(_Asked(model, sizes, terms), wanted, call)
+        call.tier = chosen.reduction.tier or CUSTOM_TIER
+        self.promises.chosen(wanted, call.api_key, forecast)
+        if wanted.deadline_ms is not None:
+            call.is_too_tight = _is_too_tight(self, variant, sizes, call)
+        may_be_late = self.promises.may_be_late(forecast, terms, call.arrival)
+        if may_be_late and self.batcher.is_busy:
+            self._require_in_time(forecast, terms, call)
+        call.reason = chosen.reason
+        return Plan(model, variant, chosen, top_k, terms)
+
+    def _choose(
+        self, asked: _Asked, wanted: Wanted, call: Call
+    ) -> tuple[Choice, Variant, Expected]:
+        """The reduction of a request, what computes it, and the forecast that it was chosen by."""
+        model, sizes, terms = asked
         decode_s = self.pool.decodings.expected_s(sizes, model.name)
         usual = self.promises.usual_share(wanted, call.api_key)
         forecasts: dict[Reduction, tuple[Variant, Expected]] = {}
 
         def expected(reduction: Reduction) -> Expected:
             variant = model.variant(*reduction)
-            wait = self.batcher.expected_wait(variant, len(pictures), terms.due, terms.owner)
+            wait = self.batcher.expected_wait(variant, call.num_images, terms.due, terms.owner)
             seconds = monotonic() - call.arrival + decode_s + wait.seconds
             queue_s = max(0.0, wait.seconds - wait.alone_s)
             found = Expected(seconds, queue_s, wait.rest_s, wait.alone_s, usual)
@@ -117,26 +150,7 @@ class Pipeline:
             brownout_level=self.brownout.level,
             expected=expected,
         )
-        call.tier = chosen.reduction.tier or CUSTOM_TIER
-        variant, forecast = forecasts[chosen.reduction]
-        self.promises.chosen(wanted, call.api_key, forecast)
-        if wanted.deadline_ms is not None:
-            call.is_too_tight = self._is_too_tight(variant, sizes, len(pictures), call)
-        may_be_late = self.promises.may_be_late(forecast, terms, call.arrival)
-        if may_be_late and self.batcher.is_busy:
-            self._require_in_time(forecast, terms, call)
-        call.reason = chosen.reason
-        return Plan(model, variant, chosen, top_k, terms)
-
-    def _is_too_tight(
-        self, variant: Variant, sizes: Sequence[int], num_images: int, call: Call
-    ) -> bool:
-        """Whether even an idle service would be too slow for the client's own deadline."""
-        assert call.deadline_ms is not None
-        decode_s = self.pool.decodings.alone_s(sizes, variant.model)
-        alone_s = decode_s + self.batcher.alone_s(variant, num_images)
-        expected_s = monotonic() - call.arrival + alone_s
-        return expected_s > promises.PROMISED_SHARE * call.deadline_ms / 1000
+        return chosen, *forecasts[chosen.reduction]
 
     def _require_in_time(self, forecast: Expected, terms: Terms, call: Call) -> None:
         """Refuse a request whose answer is expected too late.
@@ -167,7 +181,7 @@ class Pipeline:
             # Not timeout_at: the clock of an event loop may count whole milliseconds only.
             async with asyncio.timeout(terms.deadline - monotonic()):
                 try:
-                    pixels, decode_s = await self._pixels(picture, plan)
+                    pixels, decode_s = await _pixels(self.pool, picture, plan)
                 finally:
                     place.decoded()
                 answer = await self.batcher.submit(
@@ -193,11 +207,22 @@ class Pipeline:
             f"not answered within {budget_ms:g} ms, the latency budget", over_s, 0.0
         )
 
-    async def _pixels(self, picture: Picture, plan: Plan) -> tuple[Tensor, float]:
-        if isinstance(picture, Tensor):
-            return picture, 0.0
-        model = plan.model
-        return await self.pool.decode(picture, model.input_spec, model.name, plan.terms)
+
+def _is_too_tight(pipeline: Pipeline, variant: Variant, sizes: Sequence[int], call: Call) -> bool:
+    """Whether even an idle service would be too slow for the client's own deadline."""
+    assert call.deadline_ms is not None
+    decode_s = pipeline.pool.decodings.alone_s(sizes, variant.model)
+    alone_s = decode_s + pipeline.batcher.alone_s(variant, call.num_images)
+    expected_s = monotonic() - call.arrival + alone_s
+    return expected_s > promises.PROMISED_SHARE * call.deadline_ms / 1000
+
+
+async def _pixels(pool: DecodePool, picture: Picture, plan: Plan) -> tuple[Tensor, float]:
+    """The pixels of a picture, and the seconds that decoding took."""
+    if isinstance(picture, Tensor):
+        return picture, 0.0
+    model = plan.model
+    return await pool.decode(picture, model.input_spec, model.name, plan.terms)
 
 
 def _late(terms: Terms, call: Call) -> DeadlineExceededError:

@@ -9,11 +9,13 @@ from pathlib import Path
 from torch import Tensor
 
 from service.accuracy.probe import Infer, Probe
+from service.accuracy.probe_cache import ProbeCache
 from service.accuracy.shadow import Shadow
-from service.backends import cores
+from service.backends import cores, devices
 from service.backends.contract import Variant
 from service.backends.engine import MEMORY_KINDS, Engine, Warm
 from service.backends.placement import choose
+from service.cache import Cache
 from service.images.pool import DecodeLimits, DecodePool
 from service.models.catalog import Models
 from service.pipeline import api_keys
@@ -86,7 +88,7 @@ def build(settings: Settings) -> Parts:
     pipeline = _pipeline(
         settings, batcher, pool, record, _admission(settings, batcher, is_shared=keys.num_keys > 1)
     )
-    probe = Probe(_in_spare_time(batcher), pool, record.accuracy)
+    probe = Probe(_in_spare_time(batcher), pool, record.accuracy, _probe_cache(settings, engine))
     entrance = Entrance(keys, pipeline.admission)
     parts = Parts(Lifecycle(), entrance, engine, forecast, probe, pipeline)
     _publish(parts, settings)
@@ -118,6 +120,13 @@ def _in_spare_time(batcher: Batcher[Variant]) -> Infer:
         return [answer.result for answer in answers]
 
     return infer
+
+
+def _probe_cache(settings: Settings, engine: Engine) -> ProbeCache:
+    """The results of earlier probes that were computed in the same way."""
+    gpu = devices.name(engine.device)
+    computes = (gpu, settings.resize, settings.color)
+    return ProbeCache(Cache(settings.cache_dir), computes)
 
 
 def _admission(settings: Settings, batcher: Batcher[Variant], *, is_shared: bool) -> Admission:
@@ -173,7 +182,7 @@ def _publish(parts: Parts, settings: Settings) -> None:
             version("timm"),
             str(placement.device),
             placement.backend,
-            placement.precision,
+            settings.precision,
         ),
         dispatch_reasons=DISPATCH_REASONS,
     )

@@ -14,7 +14,7 @@ from service.runtime import startup
 from service.runtime.build import build
 from service.runtime.lifecycle import Phase
 from service.settings import Settings
-from service.telemetry.events import Call
+from service.telemetry.events import Call, WayChosen
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,8 @@ class Runtime:
         self.models = parts.pipeline.models
         self.pool = parts.pipeline.pool
         self.record = parts.pipeline.record
+        self.ways: dict[str, WayChosen] = {}
+        """how each model computes, and why"""
         self._parts = parts
         self._engine = parts.engine
         self._batcher = parts.pipeline.batcher
@@ -146,7 +148,8 @@ class Runtime:
             ModelLoadError: a model cannot be served, or its probe pictures cannot be used.
         """
         folders = startup.probe_folders(self.settings)
-        async for model, warm_variants in startup.load_models(self.settings, self._engine):
+        models = startup.load_models(self.settings, self._engine, self._choose_way)
+        async for model, warm_variants in models:
             for variant, warm in warm_variants.items():
                 self._parts.warmed_up(variant, warm)
             self.models.add(model)
@@ -161,6 +164,10 @@ class Runtime:
         logger.info("ready")
         if self.settings.probe_interval_s > 0:
             await self.probe.run(probe_sets, self.settings.probe_interval_s)
+
+    def _choose_way(self, way: WayChosen) -> None:
+        self.ways[way.model] = way
+        self.record.way_chosen(way)
 
     def _fail_with(self, task: asyncio.Task[None]) -> None:
         """Mark the replica as failed if one of its tasks has ended with an error."""

@@ -1,6 +1,6 @@
 """What a replica does once, before it is ready: load each model and run its tiers."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 
@@ -12,28 +12,38 @@ from service.backends.options import Precision
 from service.errors import InferenceError, ModelLoadError, OutOfDeviceMemoryError
 from service.models import catalog, timm_models
 from service.models.served import ServedModel
+from service.runtime import precision as precisions
 from service.settings import Settings
-from service.telemetry.events import ModelLoaded
+from service.telemetry.events import ModelLoaded, WayChosen
 
 WarmVariants = dict[Variant, Warm]
 """variants that have run -> what was measured"""
 
 
 async def load_models(
-    settings: Settings, engine: Engine
+    settings: Settings, engine: Engine, on_choice: Callable[[WayChosen], None]
 ) -> AsyncIterator[tuple[ServedModel, WarmVariants]]:
     """Load and warm up the models, one after the other, in the order of the setting.
+
+    Args:
+        settings: of the service.
+        engine: where the models compute.
+        on_choice: is told how each model computes, and why.
 
     Raises:
         ModelLoadError: a model cannot be served.
     """
     for setting in settings.models:
-        load = partial(catalog.load, setting, engine.placement, settings.resize, settings.color)
+        placement, way = await precisions.choose(setting, settings, engine)
+        on_choice(way)
+        load = partial(catalog.load, setting, placement, settings.resize, settings.color)
         model = await engine.run(load)
-        yield model, await _warm_up(model, settings, engine)
+        yield model, await _warm_up(model, settings, engine, placement.precision)
 
 
-async def _warm_up(model: ServedModel, settings: Settings, engine: Engine) -> WarmVariants:
+async def _warm_up(
+    model: ServedModel, settings: Settings, engine: Engine, precision: Precision
+) -> WarmVariants:
     """Run all tiers to warm up.
 
     Raises:
@@ -51,7 +61,7 @@ async def _warm_up(model: ServedModel, settings: Settings, engine: Engine) -> Wa
         except InferenceError as exc:
             raise ModelLoadError(
                 f"cannot serve {model.name!r}: {exc} at tier {tier}, computed in "
-                f"{settings.precision}; {_advice(settings.precision)}"
+                f"{precision}; {_advice(precision)}"
             ) from exc
     return warm
 

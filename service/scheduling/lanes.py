@@ -76,7 +76,7 @@ class Lanes(Generic[K]):
 
     def put(self, lane: K, job: Job) -> None:
         """Let a job wait in its lane."""
-        self.shares.came(job.owner)
+        self.shares.came(job.owner, job.submitted)
         heapq.heappush(self._jobs.setdefault(lane, []), job)
 
     def forget(self, lane: K, job: Job) -> None:
@@ -155,6 +155,7 @@ class Lanes(Generic[K]):
         jobs = self._jobs[lane]
         first = self._first(jobs)
         num_images = self.sizes.to_take(lane, len(jobs), first, now, part)
+        num_images = min(num_images, self.most_together(lane, num_images, now))
         image_s = self._expected_s(lane, num_images) / num_images
         if self.shares.is_contended:
             batch = self.shares.in_turn(jobs, num_images, image_s, list(self._all()))
@@ -165,6 +166,15 @@ class Lanes(Generic[K]):
         gone = {job.number for job in batch}
         self._keep(lane, lambda job: job.number not in gone)
         return batch
+
+    def most_together(self, lane: K, num_images: int, now: float) -> int:
+        """Most images of a batch, of so many that could share it.
+
+        Where several owners share the device, as few as cost hardly more: an owner whose jobs come
+        one by one waits for a batch of others each time.
+        """
+        most = min(num_images, self.sizes.max_batch_size)
+        return self.sizes.least(lane, most) if self.shares.is_shared(now) else most
 
     def clear(self) -> list[Job]:
         """Take everything out."""

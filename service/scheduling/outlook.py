@@ -59,7 +59,9 @@ class Outlook(Generic[K]):
 
     def backlog_s(self, now: float) -> float:
         """Forecast of the seconds until all that is inside has been computed."""
-        waiting_s = sum(self._lane_s(lane, len(jobs)) for lane, jobs in self._lanes.jobs.items())
+        waiting_s = sum(
+            self._lane_s(lane, len(jobs), now) for lane, jobs in self._lanes.jobs.items()
+        )
         return self._running.rest_s(now) + waiting_s
 
     def wait(self, lane: K, num_images: int, due: float, now: float, owner: Owner = None) -> Wait:
@@ -99,14 +101,14 @@ class Outlook(Generic[K]):
 
     def alone_s(self, lane: K, num_images: int, now: float) -> float:
         """Seconds, by forecast, for images that have the whole device; without caution."""
-        work_s = self._lane_s(lane, num_images)
+        work_s = self._lane_s(lane, num_images, now)
         part = self._division.part([], [lane], num_images, now)
         return work_s if part is None or num_images > 1 else part.seconds(work_s)
 
     def _without_caution_s(self, new: New[K], ahead: Ahead[K], now: float) -> float:
         lane, num_images = new.lane, new.num_images
         taken = self._running.threads_taken
-        ahead_s = self._ahead_s(new, ahead, is_busy=bool(taken))
+        ahead_s = self._ahead_s(new, ahead, now, is_busy=bool(taken))
         part = self._division.part(taken, [lane], num_images, now)
         if self._lanes.num_waiting == 0 and part is not None:
             if num_images == 1:
@@ -117,27 +119,31 @@ class Outlook(Generic[K]):
         last_s = (self._policy.num_streams - 1) * self._expected_s(lane, last_size)
         return self._running.rest_s(now) + ahead_s + last_s
 
-    def _ahead_s(self, new: New[K], ahead: Ahead[K], *, is_busy: bool) -> float:
+    def _ahead_s(self, new: New[K], ahead: Ahead[K], now: float, *, is_busy: bool) -> float:
         """Seconds of the whole device for images that came now and all jobs before them."""
-        size = self._lanes.sizes.max_batch_size
         seconds = 0.0
         for other, jobs in {new.lane: (), **self._lanes.jobs}.items():
+            size = self._size(other, now)
             ours = new.num_images if other == new.lane else 0
             earlier = ours + ahead.waiting.get(other, 0)
             # Less urgent images fill up the batches of the urgent ones. Where a lane is longer than
             # a batch, new images will have come before the last batch of ours is formed.
             full = math.ceil(earlier / size) * size
             is_filling = ours and earlier > size and is_busy
-            seconds += self._lane_s(other, full if is_filling else min(ours + len(jobs), full))
+            seconds += self._lane_s(other, full if is_filling else min(ours + len(jobs), full), now)
         return seconds
 
     def _image_s(self, lane: K) -> float:
         size = self._lanes.sizes.max_batch_size
         return self._expected_s(lane, size) / size
 
-    def _lane_s(self, lane: K, num_images: int) -> float:
+    def _size(self, lane: K, now: float) -> int:
+        """Images of a full batch."""
+        return self._lanes.most_together(lane, self._lanes.sizes.max_batch_size, now)
+
+    def _lane_s(self, lane: K, num_images: int, now: float) -> float:
         """Seconds, by forecast, for so many images of one lane."""
-        size = self._lanes.sizes.max_batch_size
+        size = self._size(lane, now)
         full, rest = divmod(num_images, size)
         full_s = full * self._expected_s(lane, size) if full else 0.0
         return full_s + (self._expected_s(lane, rest) if rest else 0.0)

@@ -16,6 +16,10 @@ MOST_REMEMBERED = 1024
 """most owners of whom a count is kept while nothing of theirs waits"""
 
 
+LATELY_S = 10.0
+"""how long an owner counts after its last job"""
+
+
 class Turn(NamedTuple):
     """Where a job stands: the smallest one goes first."""
 
@@ -33,14 +37,23 @@ class Shares:
         """jobs that wait, of each owner that has any"""
         self._used_s: dict[Owner, float] = {}
         self._floor_s = 0.0
+        self._last: Owner = None
+        self._last_came = self._other_came = -math.inf
 
     @property
     def is_contended(self) -> bool:
         """Whether jobs of several owners wait."""
         return len(self.num_waiting) > 1
 
-    def came(self, owner: Owner) -> None:
+    def is_shared(self, now: float) -> bool:
+        """Whether jobs of several owners have come lately."""
+        return now - self._other_came < LATELY_S
+
+    def came(self, owner: Owner, now: float) -> None:
         """A job of an owner begins to wait."""
+        if owner != self._last:
+            self._last, self._other_came = owner, self._last_came
+        self._last_came = now
         self._used_s[owner] = self.used_s(owner)
         self.num_waiting[owner] += 1
 

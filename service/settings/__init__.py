@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from service.backends.options import Backend, Precision
+from service.backends.options import Backend, PrecisionSetting
 from service.errors import SettingsError
 from service.images.options import (
     COLOR,
@@ -30,7 +30,7 @@ THEMES = {
     "default_tier": "Tiers and batches",
     "max_queue_images": "Limits",
     "probe_interval_s": "Accuracy while serving",
-    "drain_delay_s": "End of the process, logs",
+    "drain_delay_s": "End of the process, logs, cache",
 }
 """the first setting of each group, and what the group is about"""
 
@@ -59,10 +59,12 @@ class _WhatComputes(BaseSettings):
         "`openvino`: the same, and full batches of the warmed-up tiers by OpenVINO; `auto`: what "
         "is fastest with one copy of the weights, on a GPU with fused kernels where Triton works",
     )
-    precision: Precision = Field(
-        "float32",
-        description="`float32`; on a GPU also `bfloat16`, `float16`; on the CPU with oneDNN also "
-        "`bfloat16`, `int8`. See what it costs with `rapid probe --precision`",
+    precision: PrecisionSetting = Field(
+        "auto",
+        description="`auto`: what this machine has is tried when a model is first loaded, and the "
+        "fastest is taken that answers as `float32` does (`GET /v1/models/NAME` says what was "
+        "found); `float32`: equal answers on all machines; `bfloat16`; on a GPU `float16`; on the "
+        "CPU with oneDNN `int8`",
     )
     num_threads: int = Field(
         0,
@@ -229,6 +231,13 @@ class Settings(_WhatIsAccepted):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="`debug`, `info`, `warning` or `error`"
+    )
+
+    cache_dir: str = Field(
+        "",
+        description="folder for what a start measured and the next one need not measure again; "
+        "empty: `rapid-vit` in the user's folder of caches (`XDG_CACHE_HOME`, or `.cache` at "
+        "home); `off`: none. Where it cannot be written, there is none",
     )
 
     @field_validator("models", "cors_origins", "warmup_tiers", "probe_data", mode="before")

@@ -122,6 +122,46 @@ class ModelLoaded(NamedTuple):
     num_tokens: int
 
 
+@dataclass(frozen=True)
+class WayTried:
+    """One way to compute that was tried when a model was loaded, and what it gave."""
+
+    backend: str
+    precision: str
+    verdict: str = ""
+    """`chosen`, or why not: `slower`, `agreement`, `top1`, `failed`"""
+    images_per_s: Mapping[str, float] = field(default_factory=dict)
+    """of the whole device, by tier; empty where it was not timed"""
+    speed_up: float | None = None
+    """over float32, geometric mean of the tiers; None where it was not timed"""
+    num_pictures: int = 0
+    """pictures on which it was compared with float32; 0: it was not compared"""
+    num_agreeing: int = 0
+    """of them, those that `exact` answers as float32 does"""
+    kept: Mapping[str, float] = field(default_factory=dict)
+    """share of the pictures that a tier answers as float32 answers them at `exact`, by tier"""
+    top1: Mapping[str, float] = field(default_factory=dict)
+    """share of the pictures whose best answer is the label, by tier; empty without labels"""
+    seconds: float = 0.0
+    """that the trial took"""
+
+
+@dataclass(frozen=True)
+class WayChosen:
+    """How a model computes, and why."""
+
+    model: str
+    backend: str
+    precision: str
+    reason: str
+    """`setting`: a setting names it; `only`: this processor has no other; `fastest`: of those that
+    answer alike; `agreement`: faster ones answer otherwise; `device`: a GPU computes in 16 bits,
+    and answers alike; `failed`: float32 itself could not be tried"""
+    is_remembered: bool = False
+    """whether an earlier start has tried"""
+    tried: Sequence[WayTried] = ()
+
+
 class TierMeasured(NamedTuple):
     """The accuracy of one tier on the labelled pictures of a probe."""
 
@@ -135,11 +175,13 @@ class TierMeasured(NamedTuple):
 
 
 class ProbeDone(NamedTuple):
-    """All tiers of a model have classified all of its labelled pictures."""
+    """All tiers of a model have classified its labelled pictures."""
 
     model: str
     num_pictures: int
     seconds: float
+    finished: float
+    """Unix time"""
     tiers: Sequence[TierMeasured]
 
 

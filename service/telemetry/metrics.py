@@ -15,7 +15,7 @@ from prometheus_client import (
 )
 
 from service.telemetry import logs
-from service.telemetry.events import Result
+from service.telemetry.events import Result, WayChosen, WayTried
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # a second series beside each one, that no panel reads
 
@@ -73,6 +73,41 @@ class AccuracyMetrics:
         )
 
 
+class PrecisionMetrics:
+    """The metrics of how the models compute, and of what was tried."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        gauge = partial(Gauge, registry=registry)
+        way = ("model", "backend", "precision")
+        self._chosen = gauge(
+            "rapid_model_precision_info",
+            "Always 1; the labels say how a model computes, and why.",
+            (*way, "reason"),
+        )
+        self._images = gauge(
+            "rapid_precision_trial_images_per_second",
+            "Images a second of a precision that was tried for the model.",
+            (*way, "tier"),
+        )
+        self._agreement = gauge(
+            "rapid_precision_trial_agreement_ratio",
+            "Share of the pictures of that trial that `exact` answers as in float32.",
+            way,
+        )
+
+    def chosen(self, way: WayChosen) -> None:
+        """A model computes like this."""
+        self._chosen.labels(way.model, way.backend, way.precision, way.reason).set(1)
+
+    def tried(self, model: str, way: WayTried) -> None:
+        """A trial gave this."""
+        labels = (model, way.backend, way.precision)
+        for tier, images_per_s in way.images_per_s.items():
+            self._images.labels(*labels, tier).set(images_per_s)
+        if way.num_pictures:
+            self._agreement.labels(*labels).set(way.num_agreeing / way.num_pictures)
+
+
 class Metrics:
     """The metrics of one service, on a registry of their own."""
 
@@ -83,6 +118,7 @@ class Metrics:
         self._count_requests(registry)
         self._count_batches(registry)
         self.accuracy = AccuracyMetrics(registry)
+        self.precision = PrecisionMetrics(registry)
         self._describe_process(registry)
 
     def _count_requests(self, registry: CollectorRegistry) -> None:

@@ -7,6 +7,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from http import HTTPStatus
 from time import monotonic
 
@@ -27,6 +28,7 @@ from service.telemetry.events import (
     ProbeDone,
     Result,
     TierMeasured,
+    WayChosen,
 )
 from service.telemetry.metrics import AccuracyMetrics, Metrics
 from service.telemetry.model_statistics import ModelStatistics
@@ -58,23 +60,27 @@ class AccuracyRecord:
         """A tier has classified `num_pictures` more probe pictures; 0 starts its counter."""
         self._metrics.probe_samples.labels(model, method, tier).inc(num_pictures)
 
+    def probe_began(self, probe: ProbeDone) -> None:
+        """All tiers have classified the first pictures: too few for a metric with an alert."""
+        logger.info("first pictures probed", extra=_about(probe))
+
     def probe_done(self, probe: ProbeDone) -> None:
         """All tiers have classified all probe pictures of a model."""
+        self._set(probe)
+        logger.info("probed", extra=_about(probe))
+
+    def probe_recalled(self, probe: ProbeDone, age_s: float) -> None:
+        """An earlier process has measured the same model, on the same pictures and machine."""
+        self._set(probe)
+        logger.info("probe of an earlier start", extra={**_about(probe), "age_s": round(age_s)})
+
+    def _set(self, probe: ProbeDone) -> None:
         for tier in probe.tiers:
             labels = (probe.model, tier.method, tier.tier)
             self._metrics.probe_accuracy.labels(*labels, "1").set(tier.top1)
             self._metrics.probe_accuracy.labels(*labels, "5").set(tier.top5)
             self._metrics.probe_agreement.labels(*labels).set(tier.agreement)
-        self._metrics.probe_last_success.labels(probe.model).set_to_current_time()
-        logger.info(
-            "probed",
-            extra={
-                "model": probe.model,
-                "num_pictures": probe.num_pictures,
-                "seconds": round(probe.seconds, 3),
-                "top1": {tier.tier: round(tier.top1, 4) for tier in probe.tiers},
-            },
-        )
+        self._metrics.probe_last_success.labels(probe.model).set(probe.finished)
 
     def shadow_done(self, model: str, method: str, tier: str, *, agrees: bool) -> None:
         """An answer to a client was compared with the unreduced model's."""
@@ -137,6 +143,17 @@ class Record:
             self._metrics.expect_requests(model.name, tier, ((200, "answered"), *self._endings))
         about = model._asdict()
         logger.info("model ready", extra={"model": about.pop("name"), **about})
+
+    def way_chosen(self, way: WayChosen) -> None:
+        """It was decided how a model computes."""
+        for tried in way.tried:
+            self._metrics.precision.tried(way.model, tried)
+            about = {name: one for name, one in asdict(tried).items() if one not in (None, {})}
+            logger.info("precision tried", extra={"model": way.model, **about})
+        self._metrics.precision.chosen(way)
+        about = asdict(way)
+        del about["tried"]
+        logger.info("precision chosen", extra=about)
 
     def answering(self) -> AbstractContextManager[object]:
         """A request is inside for as long as the context lasts."""
@@ -223,6 +240,15 @@ class Record:
     def render(self) -> bytes:
         """All metrics in Prometheus' text format, see `MEDIA_TYPE`."""
         return self._metrics.render()
+
+
+def _about(probe: ProbeDone) -> dict[str, object]:
+    return {
+        "model": probe.model,
+        "num_pictures": probe.num_pictures,
+        "seconds": round(probe.seconds, 3),
+        "top1": {tier.tier: round(tier.top1, 4) for tier in probe.tiers},
+    }
 
 
 def _result(status: int, is_too_tight: bool) -> Result:

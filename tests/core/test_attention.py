@@ -57,3 +57,11 @@ def test_importance_is_taken_from_the_probabilities_of_all_heads(
     probabilities = logits.softmax(dim=-1).mean(dim=1)
     torch.testing.assert_close(cls_attention(attention), probabilities[:, 0])
     torch.testing.assert_close(attention_received(attention), probabilities.mean(dim=1))
+
+
+def test_two_products_are_the_fused_attention(attn: nn.Module, x: Tensor) -> None:
+    for size in (None, column(SIZE)):
+        attn.fused_attn = True
+        fused = attend(attn, x, size).output
+        attn.fused_attn = False
+        torch.testing.assert_close(attend(attn, x, size).output, fused)

@@ -4,6 +4,7 @@ import difflib
 import json
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from functools import partial
+from reprlib import repr as short
 from typing import NamedTuple
 
 from pydantic import ValidationError
@@ -203,7 +204,9 @@ def _number(digits: str) -> int | float:
 
 def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """The members of a JSON object. A name that is given twice is an error."""
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        raise ValueError("a member is given twice")
+    members: dict[str, object] = {}
+    for name, value in pairs:
+        if name in members:
+            raise ValueError(f"a member is given twice: {short(name)}")
+        members[name] = value
     return members

@@ -1,23 +1,30 @@
 """GET /v1/models: what is loaded, and what each tier means for it."""
 
+from dataclasses import asdict
+from datetime import UTC, datetime
 from functools import partial
 
 from fastapi import APIRouter, Depends
 
-from service.accuracy.counts import Measured, Share
+from service.accuracy import counts
+from service.accuracy.counts import Share
+from service.accuracy.probe_cache import Found
 from service.api import problems
 from service.api.exchange import authorize
 from service.api.v1.schemas import (
     MeasuredTier,
     ModelInfo,
     ModelList,
+    PrecisionChoice,
     ShareInfo,
     TierInfo,
     TokenCount,
+    TriedPrecision,
 )
 from service.backends.contract import Variant
 from service.models.served import ServedModel
 from service.runtime.runtime import Runtime
+from service.telemetry.events import WayChosen, WayTried
 from service.tiers import TIERS, Tier
 
 
@@ -49,7 +56,25 @@ def _describe(runtime: Runtime, model: ServedModel) -> ModelInfo:
         max_r=model.limits.max_r,
         methods=list(model.limits.methods),
         default_tier=runtime.settings.default_tier,
+        backend=runtime.ways[model.name].backend,
+        precision=runtime.ways[model.name].precision,
+        precision_choice=_describe_choice(runtime.ways[model.name]),
         tiers=[_describe_tier(runtime, model, tier) for tier in TIERS],
+    )
+
+
+def _describe_choice(way: WayChosen) -> PrecisionChoice:
+    tried = [_describe_tried(one) for one in way.tried]
+    return PrecisionChoice(reason=way.reason, is_remembered=way.is_remembered, tried=tried)
+
+
+def _describe_tried(tried: WayTried) -> TriedPrecision:
+    about = asdict(tried)
+    for name in ("num_agreeing", "seconds"):
+        del about[name]
+    total = tried.num_pictures
+    return TriedPrecision(
+        **about, agreement=_share(counts.share(tried.num_agreeing, total)) if total else None
     )
 
 
@@ -64,19 +89,22 @@ def _describe_tier(runtime: Runtime, model: ServedModel, tier: Tier) -> TierInfo
         gmacs=round(variant.macs / 1e9, 3),
         macs_ratio=variant.macs_ratio,
         agreement=model.agreement(tier),
-        measured=_measured(runtime.probe.latest(model.name).get(tier)),
+        measured=_measured(runtime.probe.latest(model.name), tier),
         images_per_s=_images_per_s(runtime, variant),
     )
 
 
-def _measured(counts: Measured | None) -> MeasuredTier | None:
-    if counts is None:
+def _measured(found: Found | None, tier: Tier) -> MeasuredTier | None:
+    if found is None:
         return None
+    measured = found.tiers[tier]
     return MeasuredTier(
-        num_pictures=counts.num_pictures,
-        top1=_share(counts.top1),
-        top5=_share(counts.top5),
-        agreement=_share(counts.agreement),
+        num_pictures=measured.num_pictures,
+        is_complete=found.is_complete,
+        measured_at=datetime.fromtimestamp(int(found.finished), UTC),
+        top1=_share(measured.top1),
+        top5=_share(measured.top5),
+        agreement=_share(measured.agreement),
     )
 
 

@@ -1,5 +1,6 @@
 """The JSON that goes in and out."""
 
+from datetime import datetime
 from typing import Annotated
 
 from pydantic import BaseModel, Field
@@ -80,9 +81,13 @@ class ShareInfo(BaseModel):
 
 
 class MeasuredTier(BaseModel):
-    """What the last complete probe found."""
+    """What the last probe found, in this process or in an earlier one on the same machine."""
 
     num_pictures: int
+    is_complete: bool = Field(
+        description="false: the first pictures of the first probe, which goes on"
+    )
+    measured_at: datetime
     top1: ShareInfo = Field(description="best answer is the label")
     top5: ShareInfo = Field(description="label is among the five best answers")
     agreement: ShareInfo = Field(description="best answer is the unreduced model's")
@@ -110,6 +115,43 @@ class TierInfo(BaseModel):
     )
 
 
+class TriedPrecision(BaseModel):
+    """One precision that was tried for a model, and what it gave."""
+
+    backend: str
+    precision: str
+    verdict: str = Field(
+        description="`chosen`, or why not: `slower`; `agreement`, its answers are others; `top1`, "
+        "it is right less often; `failed`, it cannot compute the model"
+    )
+    images_per_s: dict[str, float] = Field(
+        description="of the whole device, by tier; empty where it was not timed"
+    )
+    speed_up: float | None = Field(description="over float32; null where it was not timed")
+    num_pictures: int = Field(description="it was compared with float32 on so many; 0: it was not")
+    agreement: ShareInfo | None = Field(
+        description="share of the pictures that `exact` answers as in float32"
+    )
+    kept: dict[str, float] = Field(
+        description="share of the pictures that a tier answers as `exact` does in float32, by tier"
+    )
+    top1: dict[str, float] = Field(
+        description="share of the pictures whose best answer is the label, by tier"
+    )
+
+
+class PrecisionChoice(BaseModel):
+    """Why a model computes in its precision."""
+
+    reason: str = Field(
+        description="`setting`: a setting names it; `only`: this processor has no other; "
+        "`fastest`: of those that answer as float32 does; `agreement`: faster ones answer "
+        "otherwise; `device`: a GPU computes in 16 bits; `failed`: nothing could be tried"
+    )
+    is_remembered: bool = Field(description="whether an earlier start has tried")
+    tried: list[TriedPrecision]
+
+
 class ModelInfo(BaseModel):
     """One loaded model."""
 
@@ -122,6 +164,9 @@ class ModelInfo(BaseModel):
     max_r: int
     methods: list[str]
     default_tier: str
+    backend: str = Field(description="the library that computes")
+    precision: str = Field(description="in which all tiers compute, `exact` among them")
+    precision_choice: PrecisionChoice
     tiers: list[TierInfo]
 
 

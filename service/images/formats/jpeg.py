@@ -1,6 +1,7 @@
 """JPEG files: bounded in scans and segments, and without metadata."""
 
 import re
+from itertools import islice
 
 from service.errors import ImageRejectedError
 from service.images.formats import orientation
@@ -16,6 +17,7 @@ MAX_FILLING = 1 << 16
 MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 """start of a JPEG segment; FF 00 and restart markers are data of a scan, FF FF is padding."""
 SCAN, END_OF_IMAGE = 0xDA, 0xD9
+SCANS = re.compile(rb"\xff\xda")
 WITHOUT_LENGTH = (0x01, 0xD8)
 EXIF, XMP, PROFILE = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
 APP1, APP2 = 0xE1, 0xE2
@@ -73,7 +75,7 @@ def _check_scans(body: bytes) -> None:
     """
     # Counting is quick and never finds too few. It finds too many if a preview or a film follows
     # the picture.
-    if body.count(b"\xff\xda") <= MAX_SCANS:
+    if sum(1 for _ in islice(SCANS.finditer(body), MAX_SCANS + 1)) <= MAX_SCANS:
         return
     num_scans = num_segments = 0
     at = len(SIGNATURE)

@@ -24,6 +24,7 @@ class PartsFile(io.RawIOBase):
         self._size = self._starts.pop()
         self._at = 0
         self._num_reads = 0
+        self._last: tuple[int, Part] = (0, b"")  # where the part of the last read starts
 
     def read(self, size: int | None = -1, /) -> bytes:
         """At most `size` bytes from the present place; all the rest if it is negative or None."""
@@ -32,12 +33,18 @@ class PartsFile(io.RawIOBase):
             raise ImageRejectedError("the image file consists of too many tiny parts")
         start = self._at
         end = self._size if size is None or size < 0 else min(start + size, self._size)
-        pieces = [
-            part[max(0, start - first) : end - first]
-            for first, part in zip(self._starts, self._parts, strict=True)
-            if first < end and start < first + len(part)
-        ]
         self._at = max(start, end)
+        first, last = self._last
+        if not first <= start <= end <= first + len(last):
+            return self._joined(start, end)
+        return bytes(last[start - first : end - first])
+
+    def _joined(self, start: int, end: int) -> bytes:
+        pieces = []
+        for first, part in zip(self._starts, self._parts, strict=True):
+            if first < end and start < first + len(part):
+                pieces.append(part[max(0, start - first) : end - first])
+                self._last = (first, part)
         return b"".join(pieces)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from service.images.cut import Cut
 from service.images.options import Color
 from service.images.shrink import Shrink
 
@@ -19,6 +20,8 @@ class Order(NamedTuple):
     """resizes the picture; None: leave it as it is"""
     color: Color
     """what becomes of its colour profile"""
+    cut: Cut | None = None
+    """what the service needs of a picture that it resizes itself; None: it resizes none"""
 
     def as_message(self) -> dict[str, object]:
         """The same as values for JSON."""
@@ -28,4 +31,7 @@ class Order(NamedTuple):
     def of_message(cls, message: dict[str, object]) -> "Order":
         """The order that a message holds."""
         order = cls(**message)  # type: ignore[arg-type] # the service made it
-        return order._replace(shrink=Shrink(*order.shrink) if order.shrink else None)
+        return order._replace(
+            shrink=Shrink(*order.shrink) if order.shrink else None,
+            cut=Cut(*order.cut) if order.cut else None,
+        )

@@ -15,6 +15,7 @@ from PIL import Image
 
 from service.errors import ImageRejectedError, NotReadyError, ServiceError, TooLargeError
 from service.images import rgb
+from service.images.cut import Columns, Cut
 from service.images.processes import wire
 from service.images.processes.order import Order
 
@@ -86,8 +87,8 @@ class DecodingProcess:
 
     def decode(
         self, body: bytes, order: Order, timeout_s: float, cancellation: Cancellation
-    ) -> Image.Image:
-        """The RGB picture in a file.
+    ) -> Image.Image | Columns:
+        """The RGB picture in a file, or what of it the order wants.
 
         Args:
             body: the image file.
@@ -107,13 +108,13 @@ class DecodingProcess:
 
     def _decode(
         self, body: bytes, order: Order, timeout_s: float, cancellation: Cancellation
-    ) -> Image.Image:
+    ) -> Image.Image | Columns:
         process, connection = self._started()
         try:
             with cancellation.covers(process):
                 until = monotonic() + timeout_s
                 wire.send(connection, order.as_message(), body, until)
-                return _picture(*wire.receive(connection, 3 * order.max_pixels, until))
+                return _picture(*wire.receive(connection, 3 * order.max_pixels, until), order.cut)
         except TimeoutError as exc:
             process.kill()
             self._end()
@@ -193,8 +194,10 @@ def _start(max_bytes: int) -> tuple[subprocess.Popen[bytes], socket.socket]:
     return process, ours
 
 
-def _picture(message: Mapping[str, object], pixels: bytearray) -> Image.Image:
-    """The picture that a process has sent.
+def _picture(
+    message: Mapping[str, object], pixels: bytearray, cut: Cut | None
+) -> Image.Image | Columns:
+    """The picture that a process has sent, or what `cut` needs of it.
 
     Raises:
         ServiceError: it has sent an error.
@@ -208,6 +211,10 @@ def _picture(message: Mapping[str, object], pixels: bytearray) -> Image.Image:
             raise ERRORS[code](text)
         case {"size": [int(width), int(height)]} if 0 < 3 * width * height == len(pixels):
             return Image.frombuffer("RGB", (width, height), pixels, "raw", "RGB", 0, 1)
+        case {"columns_of": [int(width), int(height)]} if cut and min(width, height) > 0:
+            left, top, right, bottom = cut.box((width, height)) or (0, 0, 0, 0)
+            if 0 < 3 * (right - left) * (bottom - top) == len(pixels):
+                return Columns((width, height), pixels)
     raise wire.SilenceError
 
 

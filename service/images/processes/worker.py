@@ -52,6 +52,8 @@ def _answer(order: Order, body: bytes) -> tuple[dict[str, Any], bytes]:
         picture = rgb.read(
             *(body, order.resize_side, order.max_pixels), color=order.color, before_pixels=check
         )
+        if order.cut and (pixels := order.cut.columns(picture)):
+            return {"columns_of": picture.size}, pixels
         if order.shrink:
             picture = order.shrink(picture)
         return {"size": picture.size}, picture.tobytes()

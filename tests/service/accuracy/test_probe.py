@@ -5,6 +5,7 @@ import csv
 import json
 import math
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -17,9 +18,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from service import __main__, tiers
-from service.accuracy import counts, probe_set
+from service.accuracy import counts, probe, probe_set
 from service.accuracy.counts import Measured
+from service.accuracy.probe_cache import ProbeCache
+from service.accuracy.probe_set import Picture
 from service.backends.placement import CPU
+from service.cache import Cache
 from service.errors import ModelLoadError
 from service.images.decode import InputSpec, decode
 from service.models import catalog
@@ -200,6 +204,138 @@ async def test_a_baseline_is_published(app_client: AppClient, labelled: Labelled
     }
 
 
+# What an earlier process has found.
+
+
+async def probed_with(
+    client: AppClient, model: Path, pictures: Path, cached: Path, interval_s: float = 3600
+) -> tuple[dict[str, dict[str, object]], dict[tuple[str, frozenset[tuple[str, str]]], float]]:
+    """What a service shows, and its metrics, as soon as it shows anything."""
+    settings = {"probe_data": (f"tiny={pictures}",), "cache_dir": str(cached)}
+    async with client(models=(str(model),), probe_interval_s=interval_s, **settings) as started:
+        found = await until_probed(started)
+        return found, samples((await started.get("/metrics")).text)
+
+
+PROBED = (
+    "rapid_probe_samples_total",
+    frozenset({("model", "tiny"), ("method", "rapid"), ("tier", "exact")}),
+)
+LAST_SUCCESS = "rapid_probe_last_success_timestamp_seconds", frozenset({("model", "tiny")})
+
+
+def make_older(cached: Path, seconds: float) -> None:
+    (file,) = cached.iterdir()
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | {"finished": content["finished"] - seconds}))
+
+
+@pytest.mark.anyio
+async def test_a_restart_shows_what_was_found_before_and_when(
+    app_client: AppClient, varied: Path, labelled: Labelled, tmp_path: Path
+) -> None:
+    before, first = await probed_with(app_client, varied, labelled.folder, tmp_path)
+    after, second = await probed_with(app_client, varied, labelled.folder, tmp_path)
+    assert first[PROBED] == len(labelled.labels)
+    assert second[PROBED] == 0
+    assert after == before
+    assert after["exact"]["is_complete"]
+    accuracy = [key for key in first if key[0] == "rapid_probe_accuracy_ratio"]
+    assert len(accuracy) == 2 * len(TIERS)
+    assert all(second[key] == first[key] for key in [*accuracy, LAST_SUCCESS])
+
+
+@pytest.mark.anyio
+async def test_an_old_result_is_shown_with_its_time_but_in_no_metric_and_is_renewed(
+    app_client: AppClient, varied: Path, labelled: Labelled, tmp_path: Path
+) -> None:
+    await probed_with(app_client, varied, labelled.folder, tmp_path)
+    make_older(tmp_path, 4 * 3600)
+    data = (f"tiny={labelled.folder}",)
+    async with app_client(
+        models=(str(varied),), probe_interval_s=3600, probe_data=data, cache_dir=str(tmp_path)
+    ) as client:
+        old = (await until_probed(client))["exact"]["measured_at"]
+        is_old = True
+        while is_old:
+            metrics = samples((await client.get("/metrics")).text)
+            is_old = (await until_probed(client))["exact"]["measured_at"] == old
+            assert not is_old or LAST_SUCCESS not in metrics
+        metrics = samples((await client.get("/metrics")).text)
+    assert metrics[LAST_SUCCESS] > time.time() - 3600
+
+
+@pytest.mark.anyio
+async def test_the_first_pictures_give_a_first_result_in_no_metric(
+    app_client: AppClient,
+    varied: Path,
+    labelled: Labelled,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(probe_set, "MIN_FIRST", 3)
+    monkeypatch.setattr(probe, "REST", math.inf)  # always the longest rest, so that it is seen
+    monkeypatch.setattr(probe, "MAX_REST_S", 0.5)
+    found, metrics = await probed_with(app_client, varied, labelled.folder, tmp_path)
+    assert (found["exact"]["num_pictures"], found["exact"]["is_complete"]) == (3, False)
+    assert LAST_SUCCESS not in metrics
+
+
+def test_the_key_changes_with_all_that_a_result_depends_on(
+    tiny_model: Path, varied: Path, labelled: Labelled, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(labelled.folder, tmp_path / "pictures")
+    names = [f"thing {index}" for index in range(10)]
+
+    def key(model: Path = varied, computes: tuple[str, ...] = ("cpu",)) -> str:
+        pictures = probe_set.read(folder, names, max_pictures=99)
+        return ProbeCache(Cache(), computes).key(catalog.load(str(model), CPU), pictures)
+
+    usual = key()
+    assert key() == usual
+    others = [key(tiny_model), key(computes=("cpu", "int8"))]
+    labels = (folder / "labels.csv").read_text()
+    (folder / "labels.csv").write_text(labels.replace(",4,thing 4", ",5,thing 5"))
+    others.append(key())
+    (folder / "labels.csv").write_text(labels)
+    with (folder / "owl.jpg").open("ab") as picture:
+        picture.write(b"x")
+    others.append(key())
+    assert len({usual, *others}) == 5
+
+
+def kept(**changes: object) -> dict[str, object]:
+    """A content as the cache holds it for a probe of twelve pictures."""
+    counts = {"num_pictures": 12, "num_top1": 6, "num_top5": 9, "num_agreeing": 11}
+    tiers = {tier: counts | changes.pop(tier, {}) for tier in TIERS}  # type: ignore[operator]
+    return {"finished": 1.5e9, "seconds": 3.5, "tiers": tiers} | changes
+
+
+@pytest.mark.parametrize(
+    ("content", "is_used"),
+    [
+        (kept(), True),
+        (kept(finished=4e9), False),
+        (kept(finished=math.nan), False),
+        (kept(finished="today"), False),
+        (kept(tiers={}), False),
+        (kept(fast={"num_pictures": 11}), False),
+        (kept(fast={"num_top1": 10}), False),
+        (kept(fast={"num_top5": 13}), False),
+        (kept(fast={"num_agreeing": 13}), False),
+        (kept(fast={"num_top1": -1}), False),
+        (kept(more=1), False),
+        ({}, False),
+    ],
+)
+def test_a_content_that_no_probe_can_have_written_is_not_used(
+    tmp_path: Path, labelled: Labelled, content: dict[str, object], is_used: bool
+) -> None:
+    Cache(str(tmp_path)).write("key", content)
+    pictures = probe_set.read(labelled.folder, [f"thing {i}" for i in range(10)], max_pictures=99)
+    assert (ProbeCache(Cache(str(tmp_path))).read("key", pictures) is not None) == is_used
+
+
 # What the shadow finds on live traffic.
 
 
@@ -282,6 +418,16 @@ def test_of_too_many_pictures_evenly_spaced_ones_are_taken(
     folder = written(tmp_path, f"file,index\n{lines}")
     pictures = probe_set.read(folder, LABELS, max_pictures=limit).pictures
     assert [picture.path.stem for picture in pictures] == list(names)
+
+
+def test_the_first_part_has_every_class_in_its_share(tmp_path: Path) -> None:
+    many = [Picture(tmp_path / f"{number}.jpg", number * 7 % 4) for number in range(400)]
+    first, rest = probe_set.in_parts(many)
+    assert len(first) == 40
+    assert sorted([*first, *rest]) == sorted(many)
+    assert [sum(one.label == label for one in first) for label in range(4)] == [10] * 4
+    assert probe_set.in_parts(many[:63]) == ([], many[:63])
+    assert len(probe_set.in_parts(many[:64])[0]) == 32
 
 
 @pytest.mark.parametrize(

@@ -203,7 +203,7 @@ async def test_other_text_is_no_image(pool: ThreadPoolExecutor, text: str) -> No
         ("{} {}", InvalidRequestError, "no valid JSON"),
         ('{"r": 1' + "0" * 5000 + "}", InvalidRequestError, "no valid JSON"),
         ("[" * 100_000, InvalidRequestError, "no valid JSON"),
-        ('{"r": 3, "r": 5}', InvalidRequestError, "a member is given twice"),
+        ('{"r": 3, "r": 5}', InvalidRequestError, "a member is given twice: 'r'"),
         ("null", InvalidRequestError, "must be an object"),
         ('"owl"', InvalidRequestError, "must be an object"),
         (f'["{TEXT}"]', InvalidRequestError, "must be an object"),

@@ -197,6 +197,44 @@ def test_a_packed_model_gives_the_models_logits(options: dict[str, object], r: i
     assert sum(isinstance(layer, PackedLinear) for layer in packed.modules()) == 3 * 4 - 1
 
 
+@pytest.mark.parametrize(
+    ("precision", "options", "is_narrow"),
+    [
+        ("float32", {}, False),
+        ("bfloat16", {}, True),
+        ("int8", {}, True),
+        ("bfloat16", {"qk_norm": True}, False),
+    ],
+)
+def test_attention_is_computed_in_the_fast_precision(
+    precision: onednn.Precision, options: dict[str, bool], is_narrow: bool
+) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model(
+        *("vit_tiny_patch16_224",), img_size=64, embed_dim=32, depth=2, num_heads=4, **options
+    ).eval()
+    onednn.pack(model, precision)
+    first, last = (block.attn for block in model.blocks)
+    x = torch.randn(2, 17, 32)
+    with torch.inference_mode():
+        assert (first.qkv(x).dtype == torch.bfloat16) == is_narrow
+        assert first(x).dtype == torch.float32
+        assert last.qkv(x).dtype == torch.float32
+    assert first.fused_attn != is_narrow
+    assert last.fused_attn
+
+
+def test_an_image_gets_the_same_whoever_shares_its_batch() -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", img_size=64, depth=3).eval()
+    onednn.pack(model, "bfloat16")
+    reduced = rapid_core.patch(model, r=3, prefix_only=True)
+    image, neighbours = torch.randn(1, 3, 64, 64), 5 * torch.randn(4, 3, 64, 64)
+    with torch.inference_mode():
+        alone, among = reduced(image), reduced(torch.cat([image, neighbours]))[:1]
+    assert torch.allclose(alone, among, atol=0.02)
+
+
 def test_nothing_of_the_weights_is_kept_twice() -> None:
     model = timm.create_model("vit_tiny_patch16_224", img_size=64, depth=3).eval()
     onednn.pack(model, "float32")

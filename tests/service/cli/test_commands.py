@@ -1,15 +1,19 @@
 """`rapid`: what it says about itself, about a mistake, and how fast it says so."""
 
+import gc
 import json
 import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 
 from service.__main__ import main
 from service.cli.commands import app
+from service.cli.serve import collecting_later
+from service.errors import SettingsError
 from service.settings import Settings
 from service.settings.names import flag
 
@@ -224,3 +228,12 @@ def test_a_gpu_that_is_not_there_is_said_before_anything_is_loaded(
 ) -> None:
     assert main([*arguments, "--device", "cuda:99"]) == 2
     assert only_line(capsys).startswith("there is no device cuda:99; PyTorch sees ")
+
+
+def test_the_garbage_collector_waits_for_imports_only() -> None:
+    with collecting_later():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with suppress(SettingsError), collecting_later():
+        raise SettingsError("the port is taken")
+    assert gc.isenabled()

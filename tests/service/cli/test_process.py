@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -17,7 +18,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import Server
+from service.api.server import url_for_clients
+from tests.conftest import ROOT, Server
 from tests.service.api.test_disconnects import HeldServer
 from tests.waiting import PATIENCE_S, eventually, free_port, get
 
@@ -103,6 +105,38 @@ def expect_all_answered(answers: list[httpx.Response | str], output: str) -> Non
     got = Counter(answer.status_code for answer in answers if isinstance(answer, httpx.Response))
     assert got == taken_in
     assert set(got) <= {200, 503}
+
+
+def test_a_person_who_watches_is_told_what_to_try(tiny_model: Path) -> None:
+    """The command is run as it stands there. A log that is no terminal has JSON lines only."""
+    ours, its = os.openpty()
+    server = Server(stderr=its, RAPID_MODELS=str(tiny_model), RAPID_NUM_THREADS="1")
+    os.close(its)
+    shown = b""
+    while b"curl" not in shown or not shown.endswith(b"\r\n"):
+        shown += os.read(ours, 4096)
+    (command,) = [line for line in shown.decode().splitlines() if "curl" in line]
+    tried = subprocess.run(shlex.split(command), capture_output=True, check=True, cwd=ROOT)
+    assert server.url in command
+    assert json.loads(tried.stdout)["model"] == tiny_model.name
+    server.process.kill()
+    server.wait()
+    os.close(ours)
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:80"),
+        ("0.0.0.0", "http://127.0.0.1:80"),
+        ("", "http://127.0.0.1:80"),
+        ("::", "http://[::1]:80"),
+        ("fe80::1", "http://[fe80::1]:80"),
+        ("photos.example", "http://photos.example:80"),
+    ],
+)
+def test_the_url_is_one_that_a_client_can_ask(host: str, url: str) -> None:
+    assert url_for_clients(host, 80) == url
 
 
 def wait_until_leaving(server: Server) -> httpx.Response:

@@ -32,3 +32,8 @@ def test_progress_says_nothing_without_a_terminal(capsys: pytest.CaptureFixture[
     with terminal.counting("high") as step:
         step("better")
     assert capsys.readouterr() == ("", "")
+
+
+def test_what_is_for_a_person_is_not_said_without_one(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.tell("try it")
+    assert capsys.readouterr() == ("", "")

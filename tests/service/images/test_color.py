@@ -2,101 +2,30 @@
 
 import io
 import struct
-import zlib
 from collections.abc import Callable
-from typing import Any
 
 import pytest
-from PIL import Image, ImageChops, ImageCms
+from PIL import Image, ImageCms
 
-from service.images import rgb
 from service.images.colors import color
 from service.images.colors.color import MAX_PROFILE_BYTES, SAME_LEVELS, Transforms
-from service.images.colors.profiles import BT_709, D65, DISPLAY_P3, Primaries, matrix_profile
-from service.images.options import Color
-
-Picture = Image.Image
-SIDE = 8
-ADOBE_GAMMA = 563 / 256
-P3 = matrix_profile(DISPLAY_P3)
-ADOBE_RGB = matrix_profile(
-    Primaries(D65, (0.64, 0.33), (0.21, 0.71), (0.15, 0.06)), gamma=ADOBE_GAMMA
+from service.images.colors.profiles import BT_709, DISPLAY_P3, matrix_profile
+from tests.service.images.colours import (
+    ADOBE_GAMMA,
+    ADOBE_RGB,
+    LOSSLESS,
+    P3,
+    PRO_PHOTO,
+    colours,
+    converted_slowly,
+    far,
+    file_of,
+    pixels_of,
+    read,
+    srgb_decoded,
+    srgb_encoded,
+    timms,
 )
-PRO_PHOTO = matrix_profile(
-    Primaries((0.3457, 0.3585), (0.7347, 0.2653), (0.1596, 0.8404), (0.0366, 0.0001)), gamma=1.8
-)
-# Linear values of the space -> linear values of sRGB: published, not computed by our own code.
-TO_SRGB = {
-    "P3": (
-        (1.2249401, -0.2249404, 0),
-        (-0.0420569, 1.0420571, 0),
-        (-0.0196376, -0.0786361, 1.0982735),
-    ),
-    "Adobe RGB": ((1.3983557, -0.3983557, 0), (0, 1, 0), (0, -0.0429290, 1.0429290)),
-    "ProPhoto": (
-        (2.0343676, -0.7275741, -0.3067618),
-        (-0.2288118, 1.2317304, -0.0029184),
-        (-0.0085649, -0.1532726, 1.1618374),
-    ),
-}
-LOSSLESS: dict[str, dict[str, Any]] = {
-    "PNG": {},
-    "TIFF": {},
-    "WEBP": {"lossless": True, "exact": True},
-}
-
-
-def file_of(picture: Picture, file_format: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, file_format, **options)
-    return file.getvalue()
-
-
-def read(body: bytes, how: Color = "srgb") -> Picture:
-    return rgb.read(body, SIDE, color=how)
-
-
-def timms(body: bytes) -> Picture:
-    """As timm's own data sets open a file."""
-    return Image.open(io.BytesIO(body)).convert("RGB")
-
-
-def far(one: Picture, other: Picture) -> int:
-    """The largest difference of two RGB pictures, of 255."""
-    return max(high for _, high in ImageChops.difference(one, other).getextrema())  # type: ignore[misc]
-
-
-def colours() -> Picture:
-    """Colours all over the cube, and in the darks."""
-    levels = (0, 1, 5, 20, 60, 128, 200, 254, 255)
-    pixels = ((red, green, blue) for red in levels for green in levels for blue in levels)
-    return Image.frombytes("RGB", (27, 27), bytes(value for pixel in pixels for value in pixel))
-
-
-def srgb_decoded(value: float) -> float:
-    return value / 12.92 if value <= 0.04045 else float(((value + 0.055) / 1.055) ** 2.4)
-
-
-def srgb_encoded(value: float) -> float:
-    value = min(1.0, max(0.0, value))
-    return value * 12.92 if value <= 0.0031308 else float(1.055 * value ** (1 / 2.4) - 0.055)
-
-
-def converted_slowly(picture: Picture, space: str, decode: Callable[[float], float]) -> Picture:
-    """By the definition: decode, multiply by the published matrix, encode."""
-    linear = [decode(value / 255) for value in range(256)]
-    values = [
-        round(255 * srgb_encoded(sum(a * linear[v] for a, v in zip(row, pixel, strict=True))))
-        for pixel in pixels_of(picture)
-        for row in TO_SRGB[space]
-    ]
-    return Image.frombytes("RGB", picture.size, bytes(values))
-
-
-def pixels_of(picture: Picture) -> list[tuple[int, ...]]:
-    """The pixels of an RGB picture, row by row."""
-    values = iter(picture.tobytes())
-    return list(zip(values, values, values, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -274,67 +203,3 @@ def test_few_transforms_are_kept_and_each_is_built_once() -> None:
     assert len(transforms) == 3
     assert [transforms.find(profile, "RGB") for profile in profiles[2:]] == first[2:]
     assert transforms.find(profiles[0], "RGB") is not first[0]
-
-
-# colours that a file names by numbers
-
-
-def chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-
-def png_with(*chunks: bytes) -> bytes:
-    plain = file_of(colours(), "PNG")
-    return plain[:33] + b"".join(chunks) + plain[33:]
-
-
-GAMMA = {value: chunk(b"gAMA", struct.pack(">I", value)) for value in (0, 1, 45455, 55556, 100_000)}
-SRGB_CHRM = chunk(
-    b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
-)
-P3_CHRM = chunk(b"cHRM", struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000))
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        png_with(chunk(b"cICP", bytes((12, 13, 0, 1)))),
-        png_with(GAMMA[45455], P3_CHRM),
-        png_with(P3_CHRM, GAMMA[45455], chunk(b"sRGB", b"\0"))[:33]
-        + chunk(b"iCCP", b"P3\0\0" + zlib.compress(P3))
-        + png_with(chunk(b"gAMA", b"\0\0\0\1"))[33:],
-    ],
-    ids=["cICP", "gAMA and cHRM", "iCCP before gAMA"],
-)
-def test_a_png_may_name_p3_in_several_ways(body: bytes) -> None:
-    assert far(read(body), converted_slowly(colours(), "P3", srgb_decoded)) <= 1
-    assert read(body, "ignore").tobytes() == timms(body).tobytes()
-
-
-def test_a_gamma_of_its_own_counts_with_primaries_only() -> None:
-    linear = read(png_with(GAMMA[100_000], SRGB_CHRM)).getpixel((0, 26))
-    assert linear == tuple(
-        round(255 * srgb_encoded(value / 255))
-        for value in colours().getpixel((0, 26))  # type: ignore[union-attr]
-    )
-    assert read(png_with(GAMMA[100_000])).tobytes() == colours().tobytes()
-
-
-@pytest.mark.parametrize(
-    "chunks",
-    [
-        (GAMMA[45455], SRGB_CHRM),
-        (P3_CHRM,),
-        (GAMMA[100_000], P3_CHRM, chunk(b"sRGB", b"\0")),
-        (GAMMA[0], P3_CHRM),
-        (GAMMA[1], P3_CHRM),
-        (GAMMA[55556], chunk(b"cHRM", bytes(32))),
-        (GAMMA[55556], chunk(b"cHRM", struct.pack(">8I", *[30000] * 8))),
-        (chunk(b"cICP", bytes((1, 13, 0, 1))),),
-        (chunk(b"cICP", bytes((12, 16, 0, 1))),),
-        (chunk(b"cICP", bytes((77, 77, 0, 1))),),
-        (chunk(b"cICP", b""),),
-    ],
-)
-def test_numbers_that_mean_srgb_or_nothing_change_no_bit(chunks: tuple[bytes, ...]) -> None:
-    assert read(png_with(*chunks)).tobytes() == colours().tobytes()

@@ -9,6 +9,7 @@ from service.scheduling.jobs import Job
 from service.scheduling.policy import BatchPolicy
 from service.scheduling.running import Batch
 from service.scheduling.scheduler import Scheduler
+from service.scheduling.shares import LATELY_S
 from tests.service.scheduling.simulation import (
     CAPACITY,
     Request,
@@ -61,6 +62,24 @@ def test_a_flood_of_one_key_leaves_another_its_answers(
     full_batch_s = device_s(served.batches[0].lane, 16)
     assert waits[len(waits) // 2] < 2 * num_streams * full_batch_s
     assert waits[-1] < 5 * num_streams * full_batch_s
+
+
+@pytest.mark.parametrize("num_streams", [1, 2])
+def test_an_owner_whose_images_come_one_by_one_waits_for_no_full_batches(num_streams: int) -> None:
+    flood, modest = of("flood", 3, **GREEDY), of("modest", 0.1, seed=1, tier="exact")
+    served = simulate(flood + modest, FULL._replace(num_streams=num_streams))
+    waits = sorted(request.seconds for request in served.requests if request.owner == "modest")
+    full_batch_s = num_streams * device_s(served.batches[0].lane, 16)
+    assert waits[len(waits) // 2] < 0.4 * full_batch_s
+    assert waits[-1] < 0.7 * full_batch_s
+
+
+def test_an_owner_alone_has_full_batches_again_after_a_while() -> None:
+    scheduler = scheduler_of(*[("l", "a", 1.0)] * 4, ("l", "b", 1.0))
+    lanes = scheduler._lanes
+    assert lanes.shares.is_shared(now=1.0)
+    assert not lanes.shares.is_shared(now=LATELY_S + 1.0)
+    assert lanes.most_together("l", 4, now=LATELY_S + 1.0) == 4
 
 
 @pytest.mark.parametrize("tiers", [("exact", "exact"), ("exact", "extreme"), ("extreme", "exact")])
@@ -117,7 +136,7 @@ class Promise:
 
 def scheduler_of(*waiting: tuple[str, str, float]) -> Scheduler[str]:
     """Jobs by lane, owner and due time."""
-    scheduler: Scheduler[str] = Scheduler(BatchPolicy(4), lambda _, n: n * IMAGE_S)
+    scheduler: Scheduler[str] = Scheduler(BatchPolicy(4), lambda _, n: (n + 9) * IMAGE_S)
     promise: object = Promise()
     for number, (lane, owner, due) in enumerate(waiting):
         job = Job(due, number, 100.0, number, 0.0, lambda: None, promise, owner=owner)  # type: ignore[arg-type]
