@@ -41,8 +41,8 @@ def test_weights_that_are_loaded_later_reach_it() -> None:
         expected = rapid_core.patch(tiny_vit(seed=seed), r=3, input_size=24)(images)
         for one in (model, twin):
             one.load_state_dict(tiny_vit(seed=seed).state_dict())
-        assert torch.equal(reduced(images), expected)
-        assert torch.equal(twin(images), expected)
+        torch.testing.assert_close(reduced(images), expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(twin(images), expected, rtol=0, atol=1e-12)
 
 
 def test_a_deep_copy_stands_on_its_own() -> None:
