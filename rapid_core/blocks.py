@@ -6,7 +6,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from rapid_core.attention import attend, attend_from_prefix, weigh_of
-from rapid_core.contract import Decision, Evidence, ReductionPlan
+from rapid_core.contract import Decision, Evidence, HalfSize, ReductionPlan
 from rapid_core.errors import InvalidScheduleError
 from rapid_core.plans import Plan
 from rapid_core.reduction import apply_plan
@@ -55,15 +55,18 @@ class ReducedBlocks(nn.Sequential):
         """Run all blocks on embedded tokens (B, N, C); returns the tokens left, (B, M, C)."""
         return self.run(input).x
 
-    def run(self, x: Tensor, on_plan: OnPlan = lambda _: None) -> Tokens:
+    def run(
+        self, x: Tensor, on_plan: OnPlan = lambda _: None, half_size: HalfSize | None = None
+    ) -> Tokens:
         """Run all blocks on embedded tokens (B, N, C).
 
         Args:
             x: (B, N, C).
             on_plan: called once for the input and once for every block that computes all tokens.
+            half_size: the image at half its size, where the plan looks at it.
         """
         at_input, *in_blocks = self._decisions_for(x.shape[1])
-        tokens = _reduce(Evidence(Tokens(x)), at_input, on_plan)
+        tokens = _reduce(Evidence(Tokens(x), half_size=half_size), at_input, on_plan)
         whole = in_blocks[: len(self) - self.prefix_only]
         for block, decision in zip(self, whole, strict=False):
             tokens = run_block(cast(Block, block), tokens, decision, on_plan)

@@ -34,6 +34,15 @@ class TokenLayout(NamedTuple):
         return self.num_prefix_tokens + math.prod(self.grid_size)
 
 
+class HalfSize(NamedTuple):
+    """An image at half its size, in which a patch covers a cell of 2 x 2 patches of the image."""
+
+    cells: Tensor
+    """(B, n / 4, C), the embedded patches of the half-size image, as they enter the blocks."""
+    detail: Tensor
+    """(B, n / 4), what the half-size image lacks of each cell: mean squared difference, >= 0."""
+
+
 class Evidence(NamedTuple):
     """What a decision may look at."""
 
@@ -41,12 +50,21 @@ class Evidence(NamedTuple):
     """N tokens; in a block, after the attention's residual."""
     block_attention: AttentionPass | None = None
     """of the block; None before the first block. Decisions in a block read `attention`."""
+    compared: Tensor | None = None
+    """(B, H, N, D), what matching compares; None: the block's keys. It reads `features`."""
+    half_size: HalfSize | None = None
+    """of the images; None but before the first block, where the decision says that it looks."""
 
     @property
     def attention(self) -> AttentionPass:
         """The attention pass of the block."""
         assert self.block_attention is not None, "there is no attention before the first block"
         return self.block_attention
+
+    @property
+    def features(self) -> Tensor:
+        """What matching compares, averaged over H: (B, H, N, D)."""
+        return self.attention.keys if self.compared is None else self.compared
 
 
 Planner = Callable[[Evidence, int], Plan]
@@ -65,6 +83,8 @@ class Decision(NamedTuple):
     """decides which tokens go; None only where none are to go."""
     remember: Remember | None = None
     """what to remember of each token first; None for nothing."""
+    looks_at_half_size: bool = False
+    """whether the planner looks at the image at half its size; before the first block only."""
 
 
 NOTHING = Decision()
@@ -105,6 +125,11 @@ class ReductionPlan(NamedTuple):
     def schedule(self) -> tuple[int, ...]:
         """Tokens to remove in each block, before they are capped."""
         return self.num_removed[1:]
+
+    @property
+    def looks_at_half_size(self) -> bool:
+        """Whether the image is embedded a second time, at half its size."""
+        return self.decisions[0].looks_at_half_size
 
     def for_tokens(self, num_tokens: int, num_prefix_tokens: int) -> tuple[Decision, ...]:
         """The decisions on N tokens, of which P are prefix tokens: the capped numbers.

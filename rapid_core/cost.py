@@ -7,7 +7,7 @@ from typing import cast
 from torch import nn
 
 from rapid_core.blocks import ReducedBlocks
-from rapid_core.contract import Method, TokenLayout
+from rapid_core.contract import Method, ReductionPlan, TokenLayout
 from rapid_core.errors import InvalidScheduleError, UnsupportedModelError
 from rapid_core.schedule import BlockCost, capped, removable
 from rapid_core.vit import Block, VisionTransformer, check_model
@@ -30,36 +30,52 @@ def macs(model: nn.Module) -> int:
     blocks = vit.blocks
     if not isinstance(blocks, ReducedBlocks):
         return schedule_macs(vit, (0,) * len(blocks), prefix_only=False)
-    return _macs(vit, blocks.reduction.num_removed, prefix_only=blocks.prefix_only)
+    return _plan_macs(vit, blocks.reduction, prefix_only=blocks.prefix_only)
+
+
+def share_of_macs(vit: VisionTransformer, macs_ratio: float) -> float:
+    """A share of the multiply-adds of a model that removes nothing.
+
+    Raises:
+        InvalidScheduleError: the share is not in (0, 1].
+    """
+    if not isinstance(macs_ratio, int | float) or not 0 < macs_ratio <= 1:
+        raise InvalidScheduleError(f"macs_ratio = {macs_ratio!r} must lie in (0, 1]")
+    return macs_ratio * schedule_macs(vit, (0,) * len(vit.blocks), prefix_only=False)
 
 
 def closest_from_below(
     vit: VisionTransformer,
     method: Method,
     layout: TokenLayout,
-    macs_ratio: float,
+    budget: float,
     *,
     prefix_only: bool,
 ) -> int | tuple[int, ...]:
-    """The r whose multiply-adds come closest to a share of the model's own, from below.
+    """The r whose multiply-adds come closest to a budget, from below.
 
     Methods that read a list as one number per block get a list of r and r - 1, which comes closer.
 
+    Args:
+        vit: the model, for the size of its images.
+        method: decides how many tokens go where.
+        layout: of the model.
+        budget: multiply-adds of one image, see `share_of_macs`.
+        prefix_only: as for `patch`.
+
     Raises:
-        InvalidScheduleError: the share is not in (0, 1], or no schedule gets below it.
+        InvalidScheduleError: no schedule gets below the budget.
     """
-    if not isinstance(macs_ratio, int | float) or not 0 < macs_ratio <= 1:
-        raise InvalidScheduleError(f"macs_ratio = {macs_ratio!r} must lie in (0, 1]")
-    budget = macs_ratio * macs(cast(nn.Module, vit))
 
     def fits(r: int | tuple[int, ...]) -> bool:
-        return _macs(vit, method.plan(r, layout).num_removed, prefix_only=prefix_only) <= budget
+        return _plan_macs(vit, method.plan(r, layout), prefix_only=prefix_only) <= budget
 
     most = removable(layout.num_tokens, layout.num_prefix_tokens)
     r = next((r for r in range(most + 1) if fits(r)), None)
     if r is None:
         raise InvalidScheduleError(
-            f"macs_ratio = {macs_ratio} cannot be reached: even r = {most} costs more"
+            f"macs_ratio cannot be reached: even r = {most} costs more than {budget:.4g} "
+            "multiply-adds"
         )
     schedule = (r,) * layout.num_blocks
     if method.plan(schedule, layout).schedule != method.plan(r, layout).schedule:
@@ -81,6 +97,14 @@ def refine(schedule: tuple[int, ...], fits: Callable[[tuple[int, ...]], bool]) -
 def schedule_macs(vit: VisionTransformer, schedule: tuple[int, ...], *, prefix_only: bool) -> int:
     """Multiply-adds of one image with a number of tokens to remove in each block."""
     return _macs(vit, (0, *schedule), prefix_only=prefix_only)
+
+
+def _plan_macs(vit: VisionTransformer, plan: ReductionPlan, *, prefix_only: bool) -> int:
+    """Multiply-adds of one image with a method's plan."""
+    total = _macs(vit, plan.num_removed, prefix_only=prefix_only)
+    if plan.looks_at_half_size:
+        total += vit.patch_embed.num_patches // 4 * _patch_weights(vit)
+    return total
 
 
 def _macs(vit: VisionTransformer, wanted: Sequence[int], *, prefix_only: bool) -> int:

@@ -2,7 +2,7 @@
 
 RapidError                  anything this library refuses
 ├── UnsupportedModelError   the model has a part whose result cannot be reproduced
-└── InvalidScheduleError    r, method or one of its options is not a possible reduction
+└── InvalidScheduleError    r, input_size, method or one of its options is not a possible reduction
 """
 
 
@@ -15,4 +15,4 @@ class UnsupportedModelError(RapidError):
 
 
 class InvalidScheduleError(RapidError):
-    """`r`, the method or one of the method's options is not a possible reduction."""
+    """`r`, `input_size`, the method or one of its options is not a possible reduction."""

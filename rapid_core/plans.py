@@ -39,4 +39,19 @@ class FusePlan(NamedTuple):
     """(B, R + 1), the weight of each of them in the sum."""
 
 
-Plan = PrunePlan | MergePlan | FusePlan
+class CellPlan(NamedTuple):
+    """Replace cells of four patches by one token each, from another embedding of the image."""
+
+    keep_idx: Tensor
+    """(B, N - 3k), the tokens that stay, in their order; of each of the k cells the first."""
+    src_idx: Tensor
+    """(B, 3k), the other tokens of the cells; positions among the N old tokens."""
+    dst_idx: Tensor
+    """(B, 3k), where the cell of each of them stands, among the kept tokens; the first k differ."""
+    x: Tensor
+    """(B, M, C), the tokens of all cells that there could be."""
+    cell_idx: Tensor
+    """(B, k), which of them take the cells' places, in the order of the first k of `dst_idx`."""
+
+
+Plan = PrunePlan | MergePlan | FusePlan | CellPlan

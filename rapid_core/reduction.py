@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from rapid_core.plans import FusePlan, MergePlan, Plan, PrunePlan
+from rapid_core.plans import CellPlan, FusePlan, MergePlan, Plan, PrunePlan
 from rapid_core.precision import without_autocast
 from rapid_core.tokens import Tokens, ones_like_size
 
@@ -15,6 +15,8 @@ def apply_plan(tokens: Tokens, plan: Plan) -> Tokens:
             return prune(tokens, plan)
         if isinstance(plan, FusePlan):
             return fuse(tokens, plan)
+        if isinstance(plan, CellPlan):
+            return replace_cells(tokens, plan)
         return merge(tokens, plan)
 
 
@@ -38,6 +40,23 @@ def fuse(tokens: Tokens, plan: FusePlan) -> Tokens:
     if memory is not None and tokens.memory is not None:
         memory = torch.cat([memory, take(tokens.memory, plan.src_idx[:, :1])], dim=1)
     return Tokens(torch.cat([kept.x, fused], dim=1), size, memory)
+
+
+def replace_cells(tokens: Tokens, plan: CellPlan) -> Tokens:
+    """Keep the planned tokens; those of the cells get their new values, and the size 4.
+
+    Before the first block only, where every token stands for one patch.
+    """
+    assert tokens.size is None, "cells are of single patches"
+    kept = prune(tokens, PrunePlan(plan.keep_idx))
+    place = plan.dst_idx[:, : plan.cell_idx.shape[1], None]
+    cells = take(plan.x, plan.cell_idx).to(kept.x.dtype)
+    size = ones_like_size(kept.x)
+    return Tokens(
+        kept.x.scatter(1, place.expand(-1, -1, kept.x.shape[2]), cells),
+        size.scatter(1, place, torch.full_like(size[:, :1], 4.0).expand_as(place)),
+        kept.memory,
+    )
 
 
 def merge(tokens: Tokens, plan: MergePlan) -> Tokens:

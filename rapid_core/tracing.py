@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from rapid_core.blocks import OnPlan, ReducedBlocks
+from rapid_core.contract import HalfSize
 from rapid_core.errors import UnsupportedModelError
-from rapid_core.patch import shallow_copy
-from rapid_core.plans import FusePlan, MergePlan, Plan
+from rapid_core.inputs.sharing import shallow_copy
+from rapid_core.plans import CellPlan, FusePlan, MergePlan, Plan
 from rapid_core.tokens import Tokens
 
 
@@ -64,7 +65,9 @@ class _RecordingBlocks(ReducedBlocks):
         self.plans: list[tuple[Plan | None, int]] = []
         self.num_patches = 0
 
-    def run(self, x: Tensor, on_plan: OnPlan = lambda _: None) -> Tokens:
+    def run(
+        self, x: Tensor, on_plan: OnPlan = lambda _: None, half_size: HalfSize | None = None
+    ) -> Tokens:
         self.num_patches = x.shape[1] - self.num_prefix_tokens
         num_tokens = x.shape[1]
 
@@ -75,7 +78,7 @@ class _RecordingBlocks(ReducedBlocks):
                 num_tokens = plan.keep_idx.shape[1] + isinstance(plan, FusePlan)
             on_plan(plan)
 
-        return super().run(x, record)
+        return super().run(x, record, half_size)
 
 
 def _follow(current: Tensor, plan: Plan | None, num_tokens: int) -> Tensor:
@@ -86,7 +89,7 @@ def _follow(current: Tensor, plan: Plan | None, num_tokens: int) -> Tensor:
     moved_to = torch.full((B, num_tokens), -1, device=current.device)
     kept = torch.arange(num_kept, device=current.device).expand(B, -1)
     moved_to = moved_to.scatter(1, plan.keep_idx, kept)
-    if isinstance(plan, MergePlan):
+    if isinstance(plan, MergePlan | CellPlan):
         moved_to = moved_to.scatter(1, plan.src_idx, plan.dst_idx)
     elif isinstance(plan, FusePlan):
         fused = torch.full_like(plan.src_idx, num_kept)

@@ -49,7 +49,10 @@ class PatchEmbed(Protocol):
     """timm's patch embedding."""
 
     num_patches: int
+    img_size: tuple[int, int]
+    patch_size: tuple[int, int]
     grid_size: tuple[int, int]
+    strict_img_size: bool
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, n, C)."""
@@ -71,6 +74,8 @@ class VisionTransformer(Protocol):
     """timm's plain Vision Transformer."""
 
     patch_embed: PatchEmbed
+    pos_embed: nn.Parameter | None
+    """(1, n or P + n, C)"""
     patch_drop: nn.Module
     norm_pre: nn.Module
     blocks: nn.Sequential
@@ -82,6 +87,7 @@ class VisionTransformer(Protocol):
     has_class_token: bool
     global_pool: str
     dynamic_img_size: bool
+    no_embed_class: bool
     attn_pool: AttentionPool | None
     pool_include_prefix: bool
 

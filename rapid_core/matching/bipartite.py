@@ -1,16 +1,20 @@
-"""Bipartite matching of sources and destinations, from the attention keys to a plan.
+"""Bipartite matching of sources and destinations, from keys or tokens to a plan.
 
 Source: Bolya et al. 2023 (Token Merging), section 3, bipartite soft matching.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor
 
-from rapid_core.contract import Evidence, TokenLayout
+from rapid_core.contract import Evidence, Planner, TokenLayout
 from rapid_core.matching import fused, scoring, selection
-from rapid_core.plans import MergePlan, PrunePlan
+from rapid_core.plans import MergePlan, Plan, PrunePlan
+
+MATCH_ON = ("key", "token")
+"""What can be compared: the block's keys, or the tokens themselves."""
 
 
 class Matching(NamedTuple):
@@ -31,6 +35,18 @@ def matching_for(keys: Tensor, layout: TokenLayout) -> Matching:
     return FUSED if layout.fused_kernels and fused.can_match(keys) else PYTORCH
 
 
+def matched_on(feature: str, planner: Planner) -> Planner:
+    """A planner whose matching compares one of `MATCH_ON`; on keys, it is the planner itself.
+
+    "token" is the residual stream after the block's attention, which is what will be merged.
+    """
+    return partial(_on_tokens, planner) if feature == "token" else planner
+
+
+def _on_tokens(planner: Planner, seen: Evidence, num_removed: int) -> Plan:
+    return planner(seen._replace(compared=seen.tokens.x[:, None]), num_removed)
+
+
 def merge_similar(
     seen: Evidence,
     num_removed: int,
@@ -48,7 +64,7 @@ def merge_similar(
         importance: (B, N), A of `scoring.merge_score`; None: the score is the similarity alone.
         weight: λ of `scoring.merge_score`.
     """
-    keys, P = seen.attention.keys, layout.num_prefix_tokens
+    keys, P = seen.features, layout.num_prefix_tokens
     matching = matching_for(keys, layout)
     score, destination = matching.best_match(keys, P, importance, weight)
     return matching.plan_merge(

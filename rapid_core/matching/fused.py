@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 MAX_TOKENS = 2048
 """With more tokens, ranks by counting would take longer than PyTorch's sort."""
 MAX_HEAD_DIM = 1024
+"""Wider keys, or tokens where these are matched, are PyTorch's."""
 EPS = 1e-12
 """Shortest length that keys are divided by, as in `torch.nn.functional.normalize`."""
 BLOCK_SOURCES, BLOCK_DESTINATIONS, BLOCK_DIM = 32, 64, 16
@@ -74,7 +75,7 @@ def _kernels() -> Any:
 
 
 def can_match(keys: Tensor) -> bool:
-    """Whether the kernels can take these keys (B, H, N, D).
+    """Whether the kernels can take these keys (B, H, N, D), or tokens (B, 1, N, C).
 
     They are not used while PyTorch compiles or traces: a compiler fuses PyTorch's steps itself.
     """

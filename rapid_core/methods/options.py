@@ -29,6 +29,16 @@ def require_switch(name: str, value: object) -> None:
         raise InvalidScheduleError(f"{name} = {value!r} must be True or False")
 
 
+def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Refuse anything but one of some words.
+
+    Raises:
+        InvalidScheduleError: the message names the option and the words.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise InvalidScheduleError(f"{name} = {value!r} must be one of {', '.join(choices)}")
+
+
 def resolve_prune_blocks(wanted: int | None, layout: TokenLayout, *, default: int) -> int:
     """Number of leading blocks that prune; the default where `wanted` is None.
 

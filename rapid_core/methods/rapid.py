@@ -12,8 +12,14 @@ from torch import Tensor
 from rapid_core.attention import importance
 from rapid_core.contract import Evidence, Planner, ReductionPlan, TokenLayout
 from rapid_core.errors import InvalidScheduleError
-from rapid_core.matching.bipartite import matching_for, merge_similar
-from rapid_core.methods.options import require_number, require_switch, resolve_prune_blocks
+from rapid_core.matching.bipartite import MATCH_ON, matched_on, matching_for, merge_similar
+from rapid_core.matching.cells import flat_cells
+from rapid_core.methods.options import (
+    require_choice,
+    require_number,
+    require_switch,
+    resolve_prune_blocks,
+)
 from rapid_core.plans import MergePlan, PrunePlan
 from rapid_core.schedule import Reductions, parse_r
 
@@ -32,11 +38,17 @@ class Rapid:
     """share of the patches at or above τ_A, in (0, 1]; it has an effect only when clamped."""
     clamp_importance: bool = False
     """False: Eq. 2 as printed. True: λ·max(A - τ_A, 0), which treats the less important alike."""
+    match_on: str = "key"
+    """"key": the block's keys, as ToMe has it. "token": the tokens themselves, ours."""
+    flat_cells: int = 0
+    """cells of 2 x 2 patches that become one token each before the first block, those of least
+    detail; 0 ... a sixth of the patches. Ours."""
 
     def __post_init__(self) -> None:
         for name in ("similarity_threshold", "importance_weight", "importance_top"):
             require_number(name, getattr(self, name))
         require_switch("clamp_importance", self.clamp_importance)
+        require_choice("match_on", self.match_on, MATCH_ON)
         if not 0 < self.importance_top <= 1:
             raise InvalidScheduleError(
                 f"importance_top = {self.importance_top!r} must lie in (0, 1]"
@@ -57,14 +69,17 @@ class Rapid:
             clamp_to_top=self.importance_top if self.clamp_importance else None,
         )
         planners = [prune] * num_prune + [merge] * (layout.num_blocks - num_prune)
-        return ReductionPlan.in_blocks(parse_r(r, layout.num_blocks), planners)
+        planners = [matched_on(self.match_on, planner) for planner in planners]
+        schedule = parse_r(r, layout.num_blocks)
+        at_input = flat_cells(self.flat_cells, layout)
+        return ReductionPlan.in_blocks(schedule, planners, at_input=at_input)
 
 
 def prune_redundant(
     seen: Evidence, num_removed: int, *, layout: TokenLayout, threshold: float
 ) -> PrunePlan:
     """Stage R: drop the sources that the destinations repeat most (Eq. 1)."""
-    keys, P = seen.attention.keys, layout.num_prefix_tokens
+    keys, P = seen.features, layout.num_prefix_tokens
     matching = matching_for(keys, layout)
     score, mean_similarity = matching.redundancy(keys, P, threshold)
     return matching.plan_prune(

@@ -24,7 +24,8 @@ MODELS = ("plain", "dinov2", "average", "no_class_token")
 """Of each kind of importance, prefix and pooling, one."""
 AMOUNTS: tuple[Any, ...] = (1, 3, 99, [2, 0, 5, 99], (3, -1.0))
 MORE_OPTIONS: dict[str, list[dict[str, Any]]] = {
-    "rapid": [{"num_prune_blocks": 4, "similarity_threshold": 0.1}],
+    "rapid": [{"num_prune_blocks": 4, "similarity_threshold": 0.1}, {"match_on": "token"}],
+    "tome": [{"match_on": "token"}],
     "tofu": [{"num_prune_blocks": 0}],
     "patch_similarity": [{"diversity": 0.5}, {"diversity": 0.5, "at_input": True}],
 }

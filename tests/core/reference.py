@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .reference_cells import merge_flat_cells
 from .reference_methods import Seen, look_through, reduce, wanted
 from .reference_tokens import (
     Matrix,
@@ -60,6 +61,8 @@ def run(model: nn.Module, image: Tensor, options: Options) -> Answer:
     num_blocks, num_prefix = len(model.blocks), model.num_prefix_tokens
     tokens = embed(model, image)
     num_patches = len(tokens) - num_prefix
+    if options.flat_cells:
+        tokens = merge_flat_cells(model, image, tokens, options.flat_cells)
     asked = wanted(options, num_blocks)
     sizes, assignments = [], []
     for layer, block in enumerate(model.blocks):

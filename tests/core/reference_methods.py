@@ -20,6 +20,7 @@ from .reference_tokens import (
     cosine,
     mean,
     norm,
+    united,
     weighted_mean,
     weighted_sum,
 )
@@ -59,7 +60,9 @@ def reduce(seen: Seen, num_removed: int, options: Options) -> list[Token]:
 
 def by_matching(seen: Seen, num_removed: int, options: Options) -> list[Token]:
     """Pair sources with destinations and remove the first of the pairs' sources."""
-    similarity = cosines(seen.keys, *split(seen.tokens, seen.num_prefix))
+    on_tokens = options.match_on == "token"
+    features = [token.x for token in seen.tokens] if on_tokens else seen.keys
+    similarity = cosines(features, *split(seen.tokens, seen.num_prefix))
     if options.method == "rapid":
         early = seen.layer < first(seen.num_blocks // 3, options)
         choose = stage_r if early else stage_i
@@ -232,8 +235,3 @@ def remove(
         size = sum(token.size for token in group)
         joined.append(group[0] if len(group) == 1 else Token(join(group), size, united(group)))
     return [*tokens[:num_prefix], *stay, *joined]
-
-
-def united(group: list[Token]) -> frozenset[int]:
-    """All input patches that a group holds."""
-    return frozenset[int]().union(*(token.patches for token in group))

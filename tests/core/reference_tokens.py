@@ -24,6 +24,8 @@ class Options:
     importance_top: float = 0.2
     clamp_importance: bool = False
     fuse: bool = False
+    match_on: str = "key"
+    flat_cells: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,11 @@ def softmax(logits: Vector) -> Vector:
 def weighted_sum(weights: Vector, rows: Matrix) -> Vector:
     """Sum of some vectors, each times its weight."""
     return [dot(weights, channel) for channel in zip(*rows, strict=True)]
+
+
+def united(group: list[Token]) -> frozenset[int]:
+    """All input patches that a group holds."""
+    return frozenset[int]().union(*(token.patches for token in group))
 
 
 def weighted_mean(tokens: list[Token]) -> Vector:

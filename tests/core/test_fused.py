@@ -45,7 +45,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "rapid": {"r": 3},
     "rapid_clamped": {"r": [2, 3, 99, 1], "clamp_importance": True},
     "rapid_prune": {"r": 3, "num_prune_blocks": 4, "similarity_threshold": 0.1},
+    "rapid_on_tokens": {"r": 3, "match_on": "token"},
     "tome": {"r": 3, "method": "tome"},
+    "tome_on_tokens": {"r": 3, "method": "tome", "match_on": "token"},
     "tofu": {"r": 3, "method": "tofu"},
 }
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
@@ -219,6 +221,14 @@ def interpreted_keys_may_lie_anyhow(layout: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("num_tokens", [197, 577, 1025])
 def interpreted_scores_of_whole_models(num_tokens: int) -> None:
     assert_same_scores(random_keys((1, 3, num_tokens, 64), torch.bfloat16), 1, CPU, 0.3)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [192, 384, 1024])
+def interpreted_scores_of_whole_tokens(width: int, dtype: torch.dtype) -> None:
+    """Tokens are matched as keys of one head; scale and offset are a residual stream's."""
+    tokens = 20 * random_keys((2, 1, 145, width), dtype) + 3
+    assert_same_scores(tokens, 1, CPU, 0.7)
 
 
 @limits(max_examples=60)
@@ -408,6 +418,8 @@ def test_compiles_for_gpus_into_registers(
         (4, 6, 197, 64, 1),
         (2, 16, 577, 80, 5),
         (1, 12, 2048, 64, 0),
+        (4, 1, 197, 384, 1),
+        (2, 1, 577, 1024, 5),
         (1, 1, 2048, 16, 1500),
     ):
         keys = random_keys((B, H, N, D), dtype)

@@ -63,7 +63,9 @@ def test_later_changes_of_the_weights_reach_every_patch() -> None:
     images = random_images(model)
     reduced = rapid_core.patch(model, r=3)
     model.load_state_dict(tiny_vit(seed=5).state_dict())
-    assert torch.equal(reduced(images), rapid_core.patch(tiny_vit(seed=5), r=3)(images))
+    expected = rapid_core.patch(tiny_vit(seed=5), r=3)(images)
+    # Not bit for bit: rounding depends on where in memory the two copies of the weights lie.
+    torch.testing.assert_close(reduced(images), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_patches_of_one_model_do_not_disturb_each_other(model: nn.Module, images: Tensor) -> None:
@@ -229,6 +231,9 @@ INVALID: dict[str, dict[str, Any]] = {
     "nothing_on_top": {"r": 1, "importance_top": 0.0},
     "more_than_all_on_top": {"r": 1, "importance_top": 1.01},
     "nan_on_top": {"r": 1, "importance_top": float("nan")},
+    "unknown_feature": {"r": 1, "match_on": "value"},
+    "feature_of_tome": {"r": 1, "method": "tome", "match_on": "keys"},
+    "no_feature": {"r": 1, "match_on": None},
     "negative_prune_blocks": {"r": 1, "num_prune_blocks": -1},
     "more_prune_blocks_than_blocks": {"r": 1, "num_prune_blocks": 5},
     "half_a_prune_block": {"r": 1, "num_prune_blocks": 1.5},

@@ -130,6 +130,18 @@ def test_every_plain_model_is_exact_or_refused(name: str) -> None:
         assert_exact(model)
 
 
+@pytest.mark.parametrize("name", [name for name in plain_models() if name not in REFUSED])
+def test_every_plain_model_takes_images_of_another_size_as_timm_resizes_it(name: str) -> None:
+    model = small(name)
+    side, other_side = model.patch_embed.patch_size
+    size = (6 * side, 2 * other_side)
+    images = torch.randn(1, 3, *size, dtype=torch.float64, generator=torch.Generator())
+    with torch.no_grad():
+        logits = rapid_core.patch(model, r=0, input_size=size)(images)
+        model.set_input_size(size)
+        assert torch.equal(logits, model(images))
+
+
 def test_hardly_any_plain_model_is_refused() -> None:
     names = set(plain_models())
     assert set(REFUSED) <= names

@@ -18,6 +18,7 @@ REDUCTIONS: list[dict[str, Any]] = [
     {"r": 99},
     {"r": 3, "method": "tome"},
     {"r": 3, "method": "tofu"},
+    {"r": 3, "match_on": "token"},
     {"r": [0, 5, 0, 2], "num_prune_blocks": 2},
     {"r": [4, 0, 5, 2], "method": "tofu", "num_prune_blocks": 1},
     {"r": [4, 0, 5, 2], "method": "evit"},
