@@ -27,8 +27,8 @@ class AttentionPass(NamedTuple):
 
 
 Weigh = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
-"""queries (B, H, Q, D), keys and values (B, H, N, D), bias (B, 1, 1, N) or None, scale of the logits
--> the values weighted by attention, (B, H, Q, D)"""
+"""queries (B, H, Q, D), keys (B, H, N, D), values (B, H, N, D), bias (B, 1, 1, N) or None, scale of
+the logits -> the values weighted by attention (B, H, Q, D)"""
 
 
 def weigh_of(attn: Attention) -> Weigh | None:
