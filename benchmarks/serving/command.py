@@ -39,7 +39,7 @@ from benchmarks.serving.rounds import Run, Server, Settings, measure
 from service.load.request import EXAMPLES, load_images
 from service.models.timm_models import folder_of
 
-DEFAULT_MODEL = "bundled"
+DEFAULT_MODEL = "everyday-vit-s14"
 WORKERS_HELP = "copies of the model in each peer, sharing the cores; several: each is measured"
 MODEL_HELP = "bundled, a folder, or a timm name (with random weights); default: %(default)s"
 

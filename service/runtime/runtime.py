@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Sequence
 from time import monotonic
 from typing import NamedTuple, Self
 
+from service.backends import malloc
 from service.errors import ModelLoadError
 from service.images.processes import room
 from service.pipeline.request import Outcome, Picture, Wanted
@@ -160,6 +161,7 @@ class Runtime:
             if model.name in folders
         ]
         await self.pool.start(room.for_pictures(self.settings.max_queue_bytes))
+        malloc.give_back_freed_memory()
         self.lifecycle.loaded()
         logger.info("ready")
         if self.settings.probe_interval_s > 0:
