@@ -291,7 +291,8 @@ def test_every_panel_shows_something_plausible(busy: Running) -> None:
     for query in dashboards.queries():
         expression = dashboards.filled_in(query.expression, RANGE_S)
         found = busy.prometheus.query(expression)
-        assert found, query
+        # All services here are told their precision, so there was no trial.
+        assert bool(found) != ("rapid_precision_trial" in expression), query
         for series in found:
             check_plausible(query, series.value)
 

@@ -30,7 +30,7 @@ from service.models import catalog
 from service.models.served import ServedModel
 from service.tiers import TIERS
 from tests.conftest import AppClient
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, eventually
 
 
 class Labelled(NamedTuple):
@@ -214,6 +214,8 @@ async def probed_with(
     settings = {"probe_data": (f"tiny={pictures}",), "cache_dir": str(cached)}
     async with client(models=(str(model),), probe_interval_s=interval_s, **settings) as started:
         found = await until_probed(started)
+        if found["exact"]["is_complete"]:
+            await asyncio.to_thread(eventually, lambda: any(cached.glob("*.json")))
         return found, samples((await started.get("/metrics")).text)
 
 
