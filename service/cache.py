@@ -4,6 +4,7 @@ Nothing here raises where a folder or a file is unusable: then there is no cache
 line says why. A content is trusted as little as any file: who reads it checks its form.
 """
 
+import functools
 import hashlib
 import json
 import logging
@@ -81,7 +82,8 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def machine() -> dict[str, str]:
+@functools.cache
+def machine() -> Mapping[str, str]:
     """What a result of this process depends on besides its model: processor, code, versions."""
     return {
         "processor": _processor(),

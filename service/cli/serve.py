@@ -5,8 +5,10 @@ import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 from service.cli import temporary, terminal
+from service.load.request import EXAMPLES
 from service.settings import Settings
 
 
@@ -50,9 +52,8 @@ def collecting_later() -> Iterator[None]:
 
 def _greet(settings: Settings, url: str) -> None:
     """Tell a person who watches what to try; a log that is no terminal gets nothing of it."""
-    from service.models.timm_models import example_picture
-
-    picture = shlex.quote(str(example_picture()))
+    path, here = EXAMPLES / "owl.jpg", Path.cwd()
+    picture = shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
     key = "-H 'Authorization: Bearer KEY' " if settings.api_keys_file else ""
     terminal.tell(
         f"\nReady on {url}, documented on {url}/docs. Try it from another terminal; Ctrl+C ends "

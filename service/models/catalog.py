@@ -1,7 +1,8 @@
 """All loaded models by name, and how one entry of RAPID_MODELS is loaded."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from service.backends.placement import Placement
 from service.errors import ModelLoadError, ModelNotFoundError
@@ -67,6 +68,21 @@ def name_and_spec(setting: str) -> tuple[str, str]:
     if not labels.is_one_line(name):
         raise ModelLoadError(f"{name!a} cannot be a model's name; give it another: `name=folder`")
     return name, setting
+
+
+def probe_folder(setting: str, probe_data: Sequence[str]) -> Path | None:
+    """The labelled pictures for one entry of RAPID_MODELS; None if there are none.
+
+    Args:
+        setting: the entry.
+        probe_data: RAPID_PROBE_DATA, whose folders go before a model's own.
+
+    Raises:
+        ModelLoadError: a name cannot be a model's.
+    """
+    name, spec = name_and_spec(setting)
+    given = dict(map(name_and_spec, probe_data))
+    return Path(given[name]) if name in given else timm_models.probe_folder(spec)
 
 
 def load(

@@ -241,13 +241,6 @@ def probe_folder(spec: str) -> Path | None:
     return folder / PROBE if folder is not None and (folder / PROBE).is_dir() else None
 
 
-def example_picture() -> Path:
-    """One of the photos that come with the bundled model; by a short path, where there is one."""
-    path = BUNDLED_MODELS / "everyday-vit-s14" / "examples" / "owl.jpg"
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
-
-
 def _calibration(spec: str) -> CalibrationFile | None:
     folder = folder_of(spec)
     if folder is None or not (folder / CALIBRATION).is_file():

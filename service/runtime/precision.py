@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from service.backends import candidates
+from service.backends import candidates, devices
 from service.backends.engine import Engine
 from service.backends.placement import Placement
 from service.cache import Cache
@@ -33,11 +31,12 @@ async def choose(setting: str, settings: Settings, engine: Engine) -> tuple[Plac
     if len(ways) == 1:
         return reference, WayChosen(name, reference.backend, reference.precision, "only")
     folder = timm_models.folder_of(spec)
-    probe_folder = _probe_folder(name, spec, settings)
+    probe_folder = catalog.probe_folder(setting, settings.probe_data)
     about = {
         "model": await asyncio.to_thread(_digests, spec, folder),
         "pictures": str(probe_folder),
-        **_machine(engine),
+        "device": devices.name(engine.device),
+        "threads": [engine.num_threads, engine.num_streams],
         "ways": [[way.backend, way.precision] for way in ways],
         "settings": [settings.resize, settings.color, list(settings.warmup_tiers)],
     }
@@ -59,17 +58,6 @@ def _place_of(found: WayChosen, ways: Sequence[Placement]) -> Placement | None:
     return next((way for way in ways if (way.backend, way.precision) == wanted), None)
 
 
-def _machine(engine: Engine) -> dict[str, object]:
-    """What the figures of a trial depend on, besides the model and the settings."""
-    is_cpu = engine.device.type == "cpu"
-    return {
-        "device": dict(torch.cpu.get_capabilities())
-        if is_cpu
-        else torch.cuda.get_device_name(engine.device),
-        "threads": [engine.num_threads, engine.num_streams],
-    }
-
-
 def _digests(spec: str, folder: Path | None) -> object:
     """What tells a model from others: the digests of its files, or the name of a download."""
     files = [] if folder is None else [folder / name for name in OF_A_MODEL]
@@ -79,9 +67,3 @@ def _digests(spec: str, folder: Path | None) -> object:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _probe_folder(name: str, spec: str, settings: Settings) -> Path | None:
-    """The labelled pictures of a model, if it has some."""
-    given = dict(catalog.name_and_spec(entry) for entry in settings.probe_data)
-    return Path(given[name]) if name in given else timm_models.probe_folder(spec)

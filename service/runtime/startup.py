@@ -10,7 +10,7 @@ from service.backends.contract import Variant
 from service.backends.engine import Engine, Warm
 from service.backends.options import Precision
 from service.errors import InferenceError, ModelLoadError, OutOfDeviceMemoryError
-from service.models import catalog, timm_models
+from service.models import catalog
 from service.models.served import ServedModel
 from service.runtime import precision as precisions
 from service.settings import Settings
@@ -86,16 +86,15 @@ def probe_folders(settings: Settings) -> dict[str, Path]:
     """
     if settings.probe_interval_s == 0:
         return {}
-    specs = dict(catalog.name_and_spec(setting) for setting in settings.models)
-    given = dict(catalog.name_and_spec(entry) for entry in settings.probe_data)
-    if strangers := sorted(given.keys() - specs.keys()):
+    names = [catalog.name_and_spec(setting)[0] for setting in settings.models]
+    given = {catalog.name_and_spec(entry)[0] for entry in settings.probe_data}
+    if strangers := sorted(given.difference(names)):
         raise ModelLoadError(
             f"RAPID_PROBE_DATA names {strangers[0]!r}, which is not served; served are "
-            f"{', '.join(specs)}"
+            f"{', '.join(names)}"
         )
-    own = {name: timm_models.probe_folder(spec) for name, spec in specs.items()}
-    found = {name: folder for name, folder in own.items() if folder is not None}
-    return found | {name: Path(folder) for name, folder in given.items()}
+    folders = [catalog.probe_folder(setting, settings.probe_data) for setting in settings.models]
+    return {name: folder for name, folder in zip(names, folders, strict=True) if folder is not None}
 
 
 def read_probe_set(folder: Path, model: ServedModel, settings: Settings) -> ProbeSet:

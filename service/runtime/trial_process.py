@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 BUNDLED = "everyday-vit-s14"
 """the model whose pictures are taken for models without any"""
+MOST_S = 300.0
+"""longest trial; the service then starts in float32"""
 WAY = TypeAdapter(WayChosen)
 
 
@@ -63,7 +65,10 @@ async def run(setting: str, settings: Settings, probe_folder: Path | None) -> Wa
         start_new_session=True,  # Ctrl-C is for the service, which then ends this process
     )
     try:
-        output, _ = await process.communicate(order.model_dump_json().encode())
+        async with asyncio.timeout(MOST_S):
+            output, _ = await process.communicate(order.model_dump_json().encode())
+    except TimeoutError:
+        output = b""
     finally:
         if process.returncode is None:
             process.kill()
@@ -109,7 +114,8 @@ def _pictures(folder: Path | None, model: ServedModel) -> Sequence[Picture]:
     if folder is not None:
         listed = probe_set.read(folder, model.labels, max_pictures=MOST_PICTURES)
         return [Picture(path, label) for path, label in listed.pictures]
-    bundled = timm_models.BUNDLED_MODELS / BUNDLED / timm_models.PROBE
+    bundled = timm_models.probe_folder(BUNDLED)
+    assert bundled is not None
     return [Picture(path, None) for path in sorted(bundled.glob("*.jpg"))]
 
 

@@ -1,16 +1,14 @@
 """Precisions are tried for real, and one that answers otherwise is not taken."""
 
-import asyncio
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import torch
 
-from service.api.app import create_app
 from service.backends.engine import Engine
 from service.backends.placement import CPU, Placement
 from service.errors import InferenceError
@@ -22,6 +20,7 @@ from service.runtime.comparison import Picture, side_by_side
 from service.runtime.trial import Trial
 from service.settings import Settings
 from service.telemetry.events import WayTried
+from tests.conftest import AppClient
 from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
@@ -128,6 +127,22 @@ async def test_a_trial_that_dies_is_survived(
     assert "no precision can be tried" in caplog.text
 
 
+async def test_a_trial_that_hangs_is_ended(
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    hangs = tmp_path / "python"
+    hangs.write_text(f"#!{sys.executable}\nimport time\ntime.sleep({PATIENCE_S})\n")
+    hangs.chmod(0o755)
+    monkeypatch.setattr(trial_process.sys, "executable", str(hangs))
+    monkeypatch.setattr(trial_process, "MOST_S", 0.2)
+    settings = Settings(models=(str(tiny_model),))
+    assert await trial_process.run(str(tiny_model), settings, None) is None
+    assert "no precision can be tried" in caplog.text
+
+
 async def test_not_finite_is_no_answer(tiny_model: Path, engine: Engine) -> None:
     model = catalog.load(str(tiny_model), CPU)
     image = torch.full(model.input_size, torch.nan)
@@ -137,13 +152,10 @@ async def test_not_finite_is_no_answer(tiny_model: Path, engine: Engine) -> None
 
 @pytest.mark.slow
 async def test_the_service_tries_once_and_remembers(
-    tiny_model: Path, tmp_path: Path, owl: bytes, caplog: pytest.LogCaptureFixture
+    app_client: AppClient, tmp_path: Path, owl: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = Settings(
-        models=(str(tiny_model),), precision="auto", probe_interval_s=0, cache_dir=str(tmp_path)
-    )
     caplog.set_level("INFO")
-    first = await _described(settings, owl)
+    first = await _described(app_client, tmp_path, owl)
     tried = first["precision_choice"]["tried"]
     lines = [record for record in caplog.records if record.message == "precision tried"]
     assert [record.__dict__["verdict"] for record in lines] == [one["verdict"] for one in tried]
@@ -151,28 +163,19 @@ async def test_the_service_tries_once_and_remembers(
         pytest.skip("this processor has float32 only")
     assert [one["verdict"] for one in tried].count("chosen") == 1
     assert {tuple(one["images_per_s"]) for one in tried} == {("exact", "extreme")}
-    again = await _described(settings, owl)
+    again = await _described(app_client, tmp_path, owl)
     assert again["precision_choice"].pop("is_remembered")
     assert not first["precision_choice"].pop("is_remembered")
     assert again["precision_choice"] == first["precision_choice"]
 
 
-async def _described(settings: Settings, picture: bytes) -> dict[str, Any]:
+async def _described(client: AppClient, cache_dir: Path, picture: bytes) -> dict[str, Any]:
     """The document of the model, once the service has started; it also answers, and counts."""
-    app = create_app(settings)
-    transport = httpx.ASGITransport(app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(
-            transport=transport, base_url="http://test", timeout=PATIENCE_S
-        ) as client,
-    ):
-        async with asyncio.timeout(PATIENCE_S):
-            while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
-        model: dict[str, Any] = (await client.get("/v1/models/tiny")).json()
-        assert (await client.post("/v1/classify", content=picture)).status_code == 200
-        metrics = (await client.get("/metrics")).text
+    settings = {"precision": "auto", "probe_interval_s": 0, "cache_dir": str(cache_dir)}
+    async with client(num_threads=0, **settings) as started:
+        model: dict[str, Any] = (await started.get("/v1/models/tiny")).json()
+        assert (await started.post("/v1/classify", content=picture)).status_code == 200
+        metrics = (await started.get("/metrics")).text
         labels = f'backend="{model["backend"]}",model="tiny",precision="{model["precision"]}"'
         assert f"rapid_model_precision_info{{{labels}," in metrics
     return model
